@@ -1,0 +1,234 @@
+"""The bundle: the one thing that training hands to serving.
+
+A bundle is a Hugging Face directory that plain ``AutoModel….from_pretrained`` loads, plus ``raybert.json``: what the model answers,
+where it came from, how good it was found to be, and the SHA-256 of every other file. ``open_bundle`` refuses a directory with a missing,
+altered or surplus file. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from foundation.errors import BundleError
+from foundation.home import write_atomically
+
+MANIFEST = "raybert.json"
+FORMAT_VERSION = 1
+# Files that load code when they are opened; a bundle is data.
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+TaskKind = Literal["single_label", "masked_lm"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gate(_Part):
+    """One quality requirement, and what was found."""
+
+    metric: str
+    wanted: float
+    found: float
+    passed: bool
+
+
+class GoldenRequest(_Part):
+    """A text and the scores (label to probability) that the exporting process computed for it; serving must repeat them."""
+
+    text: str
+    scores: dict[str, float]
+
+
+class Manifest(_Part):
+    """What ``raybert.json`` holds."""
+
+    format_version: int = FORMAT_VERSION
+    task: TaskKind
+    labels: tuple[str, ...] = ()
+    """Label names, in the order of the logits."""
+    max_length: int
+    """Longest input in tokens, special tokens counted."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """Per-label decision thresholds, where they are not the arg max."""
+    run_id: str
+    created: str
+    """UTC, ISO 8601."""
+    data_fingerprint: str
+    """SHA-256 over the training data's content, for lineage."""
+    git_revision: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+    golden: tuple[GoldenRequest, ...] = ()
+    software: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str]
+    """Relative path to SHA-256 of every file but this one."""
+
+    @property
+    def gates_passed(self) -> bool:
+        """Whether at least one gate was checked and none failed."""
+        return bool(self.gates) and all(gate.passed for gate in self.gates)
+
+
+class Bundle(_Part):
+    """An opened bundle: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of ``raybert.json``; because that holds every other file's hash, it names the whole bundle."""
+        return sha256_of(self.path / MANIFEST)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, as hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of the packages that decide a model's numbers, as installed here."""
+    found = {}
+    for package in ("raybert", "torch", "transformers", "deepspeed", "ray", "safetensors", "tokenizers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def seal(
+    folder: Path,
+    *,
+    task: TaskKind,
+    max_length: int,
+    run_id: str,
+    data_fingerprint: str,
+    labels: tuple[str, ...] = (),
+    thresholds: Mapping[str, float] | None = None,
+    git_revision: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    gates: tuple[Gate, ...] = (),
+    golden: tuple[GoldenRequest, ...] = (),
+) -> Bundle:
+    """Write ``raybert.json`` over the files that ``folder`` holds, last, and return the bundle.
+
+    Raises:
+        BundleError: The folder holds a pickle.
+    """
+    files = _files_in(folder)
+    for name in files:
+        if name.endswith(_PICKLES):
+            raise BundleError(f"{folder}: {name} is a pickle; a bundle holds safetensors only")
+    manifest = Manifest(
+        task=task,
+        labels=labels,
+        max_length=max_length,
+        thresholds=dict(thresholds or {}),
+        run_id=run_id,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_fingerprint=data_fingerprint,
+        git_revision=git_revision,
+        metrics=dict(metrics or {}),
+        gates=gates,
+        golden=golden,
+        software=software_versions(),
+        files={name: sha256_of(folder / name) for name in files},
+    )
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return Bundle(path=folder, manifest=manifest)
+
+
+def reseal(bundle: Bundle, **changes: object) -> Bundle:
+    """Write the manifest again with some fields replaced, for example ``metrics`` and ``gates`` after an evaluation."""
+    manifest = bundle.manifest.model_copy(update=changes)
+    write_atomically(bundle.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    return Bundle(path=bundle.path, manifest=manifest)
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether ``folder`` has a manifest; says nothing of its files."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read ``raybert.json`` without hashing the files that it lists.
+
+    Raises:
+        BundleError: No manifest, not JSON of this shape, or of a newer format version.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BundleError(f"{folder}: no {MANIFEST}; this is not a bundle (raybert finetune writes one)") from None
+    # The version first: a newer form may have fields that this one does not know.
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        version = found.get("format_version") if isinstance(found, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise BundleError(f"{path}: format_version is {version}, this raybert reads up to {FORMAT_VERSION}; upgrade raybert")
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "content"
+        raise BundleError(f"{path}: {key}: {first['msg']}; the manifest is damaged, export the bundle again") from None
+
+
+def open_bundle(folder: Path, *, digest: str | None = None) -> Bundle:
+    """Open and verify a bundle: every listed file is there, has its hash, and no other file is there.
+
+    Args:
+        folder: The bundle's directory.
+        digest: The SHA-256 of ``raybert.json`` that the registry recorded, if there is one.
+
+    Raises:
+        BundleError: Names the first file that is wrong.
+    """
+    manifest = read_manifest(folder)
+    if digest is not None and sha256_of(folder / MANIFEST) != digest:
+        raise BundleError(f"{folder / MANIFEST}: altered since it was registered; register the bundle anew or restore the file")
+    present = set(_files_in(folder))
+    for name, wanted in manifest.files.items():
+        if name not in present:
+            raise BundleError(f"{folder / name}: missing from the bundle; restore it or export the bundle again")
+        if sha256_of(folder / name) != wanted:
+            raise BundleError(f"{folder / name}: altered (its SHA-256 is not the manifest's); export the bundle again")
+    surplus = sorted(present - set(manifest.files))
+    if surplus:
+        raise BundleError(f"{folder / surplus[0]}: not part of the bundle; remove it")
+    return Bundle(path=folder, manifest=manifest)
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
+    """Copy a bundle to ``target``, whole or not at all; ``target`` must not exist."""
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(bundle.path, part)
+        os.rename(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Bundle(path=target, manifest=bundle.manifest)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(f".{MANIFEST}")
+    )

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from foundation.bundle import FORMAT_VERSION, MANIFEST, Bundle, Gate, copy_bundle, is_bundle, open_bundle, read_manifest, reseal, seal
+from foundation.errors import BundleError
+
+MakeBundle = Callable[..., Bundle]
+
+
+def refusal(folder: Path, **arguments: str) -> str:
+    with pytest.raises(BundleError) as caught:
+        open_bundle(folder, **arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_a_sealed_folder_opens_as_the_same_bundle(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    opened = open_bundle(bundle.path, digest=bundle.digest)
+    assert opened == bundle
+    assert set(opened.manifest.files) == {"config.json", "model.safetensors", "tokenizer/vocab.txt"}
+    assert opened.manifest.gates_passed
+
+
+def test_no_gate_checked_is_not_gates_passed(make_bundle: MakeBundle) -> None:
+    assert not make_bundle(gate=None).manifest.gates_passed
+    assert not make_bundle(gate=False).manifest.gates_passed
+
+
+def test_an_altered_file_is_named(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    weights = bundle.path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert refusal(bundle.path).startswith(f"{weights}: altered")
+
+
+def test_a_missing_file_is_named(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (bundle.path / "tokenizer" / "vocab.txt").unlink()
+    assert refusal(bundle.path).startswith(f"{bundle.path / 'tokenizer' / 'vocab.txt'}: missing")
+
+
+def test_a_surplus_file_is_named(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    (bundle.path / "tokenizer" / "extra.txt").write_text("")
+    assert refusal(bundle.path) == f"{bundle.path / 'tokenizer' / 'extra.txt'}: not part of the bundle; remove it"
+
+
+def test_a_manifest_that_was_changed_after_registration_is_refused(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    digest = bundle.digest
+    reseal(bundle, metrics={"accuracy": 1.0})
+    open_bundle(bundle.path)
+    assert "altered since it was registered" in refusal(bundle.path, digest=digest)
+
+
+def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
+    assert not is_bundle(tmp_path)
+    assert "this is not a bundle" in refusal(tmp_path)
+
+
+def test_a_damaged_manifest_names_the_field(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    del manifest["max_length"]
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    assert "max_length" in refusal(bundle.path)
+    (bundle.path / MANIFEST).write_text("{")
+    assert "damaged" in refusal(bundle.path)
+
+
+def test_a_bundle_of_a_newer_format_asks_for_an_upgrade(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest | {"format_version": FORMAT_VERSION + 1}))
+    assert f"format_version is {FORMAT_VERSION + 1}" in refusal(bundle.path)
+
+
+def test_a_bundle_of_a_newer_format_with_fields_unknown_here_also_asks_for_an_upgrade(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest | {"format_version": FORMAT_VERSION + 1, "teacher": "large"}))
+    assert "upgrade raybert" in refusal(bundle.path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "parts/state.pkl"])
+def test_a_folder_that_holds_a_pickle_is_not_sealed(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BundleError, match="is a pickle"):
+        seal(tmp_path, task="single_label", max_length=8, run_id="r", data_fingerprint="f")
+    assert not is_bundle(tmp_path)
+
+
+def test_resealing_changes_the_record_and_not_the_files(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(gate=None)
+    gate = Gate(metric="macro_f1", wanted=0.5, found=0.6, passed=True)
+    resealed = reseal(bundle, gates=(gate,), metrics={"macro_f1": 0.6})
+    opened = read_manifest(bundle.path)
+    assert opened.gates == (gate,)
+    assert opened.files == bundle.manifest.files
+    assert opened == resealed.manifest
+
+
+def test_a_copy_is_whole_and_leaves_nothing_else(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    target = tmp_path / "exported" / "model"
+    copy_bundle(bundle, target)
+    assert open_bundle(target, digest=bundle.digest).manifest == bundle.manifest
+    assert [path.name for path in target.parent.iterdir()] == ["model"]
