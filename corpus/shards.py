@@ -1,0 +1,161 @@
+"""Packed rows on disk: Arrow IPC shards, memory-mapped, read by row number in constant time without copying.
+
+A row is whole documents, each ``[CLS] … [SEP]``, one after another without padding; ``starts`` says where each begins, so that attention
+and positions can be kept per document. Which rows a step takes is ``order.py``; this file only fetches row ``i``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from corpus.manifest import BuildManifest, read_manifest, verify
+from foundation.errors import DataError
+
+PackedSplit = Literal["train", "validation"]
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class PackedRow(NamedTuple):
+    """One row. T = its tokens (at most ``sequence_length``), D = documents in it. Views into the memory map: do not write."""
+
+    ids: npt.NDArray[np.int32]
+    """(T,) token ids."""
+    starts: npt.NDArray[np.int32]
+    """(D,) where each document starts; the first is 0."""
+
+
+class _Lists(NamedTuple):
+    """A list<int32> column as two views: row i is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    values: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int32]
+
+    def __getitem__(self, row: Any) -> Any:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+class PackedRows(Sequence[PackedRow]):
+    """The packed rows of one split of a build folder. Opened once per process; holds file maps, not data."""
+
+    def __init__(self, folder: Path, manifest: BuildManifest, split: PackedSplit) -> None:
+        """Map the shards; use ``open``, which checks them first."""
+        self.folder = folder
+        self.manifest = manifest
+        self._ids: list[_Lists] = []
+        self._starts: list[_Lists] = []
+        self._maskable: list[npt.NDArray[np.int32]] = []
+        for name in manifest.packed[split].shards:
+            self._map(folder / name)
+        self._ends = np.cumsum([len(part) for part in self._maskable], dtype=np.int64)
+        self._is_special = np.zeros(manifest.tokenizer.vocabulary, dtype=np.bool_)
+        self._is_special[list(manifest.tokenizer.special_ids)] = True
+
+    @classmethod
+    def open(cls, folder: Path, split: PackedSplit = "train", *, check: bool = True) -> PackedRows:
+        """Open the rows of ``folder``.
+
+        Args:
+            folder: A folder that ``data build`` made.
+            split: Training rows, or the rows held back for the loss on unseen text.
+            check: Hash the shards and the tokenizer against the manifest first.
+
+        Raises:
+            DataError: No manifest, no rows in this split, or a missing or altered file, by name.
+        """
+        folder = Path(folder).absolute()
+        manifest = read_manifest(folder)
+        if split not in manifest.packed or not manifest.packed[split].rows:
+            raise DataError(f"{folder}: holds no packed {split} rows; it has {', '.join(manifest.packed) or 'none'}")
+        if check:
+            tokenizer = [name for name in manifest.files if name.startswith(f"{TOKENIZER_FOLDER}/")]
+            verify(folder, manifest, [*manifest.packed[split].shards, *tokenizer])
+        return cls(folder, manifest, split)
+
+    @property
+    def sequence_length(self) -> int:
+        """No row has more tokens."""
+        return self.manifest.sequence_length
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer whose ids the rows hold, as transformers reads it."""
+        return self.folder / TOKENIZER_FOLDER
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.row(i) for i in range(*index.indices(len(self)))]
+        return self.row(index + len(self) if index < 0 else index)
+
+    def row(self, i: int) -> PackedRow:
+        """Row ``i``, without a copy.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        part, inside = self._locate(i)
+        return PackedRow(self._ids[part][inside], self._starts[part][inside])
+
+    def maskable_tokens(self, i: int) -> int:
+        """How many tokens of row ``i`` may be masked; read from the shard, not counted."""
+        part, inside = self._locate(i)
+        return int(self._maskable[part][inside])
+
+    def maskable(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Which of ``ids`` (any shape) may be masked: all but special tokens."""
+        return ~self._is_special[ids]
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i}: {self.folder} has {len(self)} rows")
+        part = int(np.searchsorted(self._ends, i, side="right"))
+        return part, i - (int(self._ends[part - 1]) if part else 0)
+
+    def _map(self, file: Path) -> None:
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(file)))
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"{file}: not a readable Arrow shard ({error}); build the data again with `raybert data build --replace`"
+            ) from None
+        for batch in batches:
+            self._ids.append(_lists(batch.column("ids")))
+            self._starts.append(_lists(batch.column("starts")))
+            self._maskable.append(batch.column("maskable").to_numpy(zero_copy_only=True))
+
+
+def write_shard(file: Path, rows: Sequence[PackedRow], special_ids: Sequence[int]) -> None:
+    """Write rows as one Arrow IPC file of one record batch; equal rows give equal bytes."""
+    lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
+    values = np.concatenate([row.ids for row in rows]) if len(rows) else np.zeros(0, dtype=np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    allowed = np.concatenate([[0], np.cumsum(~np.isin(values, list(special_ids)))])
+    table = pa.table(
+        {
+            "ids": _list_array(values, offsets),
+            "starts": _list_array(
+                np.concatenate([row.starts for row in rows]) if len(rows) else values,
+                np.concatenate([[0], np.cumsum([len(row.starts) for row in rows])]),
+            ),
+            "maskable": pa.array((allowed[offsets[1:]] - allowed[offsets[:-1]]).astype(np.int32)),
+        }
+    )
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _list_array(values: npt.NDArray[np.int32], offsets: npt.NDArray[Any]) -> Any:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values.astype(np.int32, copy=False)))
+
+
+def _lists(column: Any) -> _Lists:
+    return _Lists(column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True))

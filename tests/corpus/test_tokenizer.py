@@ -1,0 +1,60 @@
+"""Ids are the ones that transformers gives; a folder without a usable tokenizer is refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from corpus.tokenizer import copy_tokenizer, encode, open_tokenizer
+from foundation.errors import EncoderError
+
+TEXTS = ["This is a good product!", "naïve Über 中文 text, with [SEP] inside", "x" * 300, "word " * 400]
+
+
+def test_ids_are_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from tests.support.tiny import write_tokenizer
+
+    write_tokenizer(tmp_path / "saved")
+    reference = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    opened = open_tokenizer(tmp_path / "saved")
+    wanted = [reference(text, add_special_tokens=False, verbose=False)["input_ids"] for text in TEXTS]
+    assert encode(opened.serialised, TEXTS) == wanted
+    assert (opened.record.mask_id, opened.record.vocabulary) == (reference.mask_token_id, len(reference))
+    assert set(opened.record.special_ids) == set(reference.all_special_ids)
+    copy_tokenizer(tmp_path / "saved", tmp_path / "copied")
+    assert AutoTokenizer.from_pretrained(tmp_path / "copied")(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
+
+
+def test_a_bare_vocabulary_is_enough(tokenizer_folder: Path) -> None:
+    opened = open_tokenizer(tokenizer_folder)
+    assert opened.record.special_ids == (0, 1, 2, 3, 4)
+    assert encode(opened.serialised, ["AB b"]) == [[5, opened.record.vocabulary - 39, 6]]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no tokenizer.json and no vocab.txt"),
+        ({"tokenizer.json": "{"}, "the tokenizer cannot be read"),
+        ({"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n"}, r"the tokenizer has no \[MASK\] token"),
+    ],
+)
+def test_a_folder_without_a_usable_tokenizer_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(EncoderError, match=message):
+        open_tokenizer(tmp_path)
+
+
+def test_the_corpus_loads_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, corpus.build, corpus.planning, corpus.labelled, corpus.shards, corpus.masks, corpus.ray_stages; "
+        "sys.exit(', '.join({'torch', 'ray', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
