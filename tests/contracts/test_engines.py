@@ -1,0 +1,113 @@
+"""One contract for every engine: the reference's losses, norms and metrics, skipped steps, and checkpoints that go both ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.gang import Task, run_gangs, run_task
+from tests.support.tiny import make_encoder, make_packed
+
+pytestmark = pytest.mark.slow
+STEPS = 12
+HALF, THREE_QUARTERS, POISONED = STEPS // 2, STEPS * 3 // 4, 4
+SHARDED = [(0, 2), (1, 2), (2, 2), (3, 2), (2, 3)]  # ZeRO stage, workers
+Figures = dict[str, Any]
+
+
+class Runs:
+    """Every run of the contract, made once: sharded ones in two gangs, plain ones here."""
+
+    def __init__(self, folder: Path) -> None:
+        self._encoder = make_encoder(folder / "encoder")
+        self._packed = make_packed(folder / "packed", self._encoder)
+        self._folder = folder
+        half = str(folder / "half")
+        self.half = run_task(self.finetune("torch", 0, 1, steps=HALF, total_steps=STEPS, save_to=half))
+        self.whole = run_task(self.finetune("torch", 0, 1))
+        self.poisoned = run_task(self.poison("torch", 0, 1))
+        self.pretrained = run_task(self.pretrain("torch", 0, 1))
+        gangs: dict[int, dict[str, Task]] = {2: {}, 3: {}}
+        for stage, workers in SHARDED:
+            name, tasks = f"{stage}-{workers}", gangs[workers]
+            engine = ("deepspeed", stage, workers)
+            tasks[f"whole-{name}"] = self.finetune(*engine)
+            saved = str(folder / f"saved-{name}")
+            tasks[f"resumed-{name}"] = self.finetune(*engine, steps=THREE_QUARTERS, total_steps=STEPS, start_from=half, save_to=saved)
+            tasks[f"poisoned-{name}"] = self.poison(*engine)
+            tasks[f"pretrained-{name}"] = self.pretrain(*engine)
+        self.sharded = run_gangs(gangs, folder / "gangs")
+
+    def finetune(self, engine: str, stage: int, workers: int, **more: Any) -> Task:
+        recipe = {
+            "data": {"train": "unused"},
+            "rows_per_step": 10,  # divides neither 3 workers nor the micro-batch
+            "rows_per_microbatch": 3,
+            "schedule": {"peak_lr": 3e-3},
+            "optimiser": {"weight_decay": 0.1, "clip_norm": 0.5},
+            "workers": {"count": workers},
+            "sharding": {"engine": engine, "zero_stage": stage},
+        }
+        return {"verb": "finetune", "encoder": str(self._encoder), "steps": STEPS, "recipe": recipe} | more
+
+    def poison(self, engine: str, stage: int, workers: int) -> Task:
+        scratch = self._folder / f"scratch-{engine}-{stage}-{workers}"
+        return self.finetune(engine, stage, workers, steps=POISONED + 3, total_steps=STEPS, poisoned=POISONED, scratch=str(scratch))
+
+    def pretrain(self, engine: str, stage: int, workers: int) -> Task:
+        task = self.finetune(engine, stage, workers, steps=HALF)
+        recipe = task["recipe"] | {"data": str(self._packed), "steps": HALF, "rows_per_step": 5, "rows_per_microbatch": 2}
+        return task | {"verb": "pretrain", "recipe": recipe}
+
+    def back(self, stage: int, workers: int) -> Figures:
+        """The plain engine, from where a sharded one stopped, to the end."""
+        return run_task(self.finetune("torch", 0, 1, start_from=str(self._folder / f"saved-{stage}-{workers}")))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Runs(tmp_path_factory.mktemp("engines"))
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("stage", "workers"), SHARDED)
+def test_a_sharded_engine_follows_the_reference(stage: int, workers: int, runs: Runs) -> None:
+    found = runs.sharded[f"whole-{stage}-{workers}"]
+    assert found["losses"] == pytest.approx(runs.whole["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(runs.whole["norms"], rel=1e-4)
+    assert found["metrics"] == pytest.approx(runs.whole["metrics"], rel=1e-4)
+    assert found["applied"] == STEPS
+
+
+@pytest.mark.parametrize(("stage", "workers"), SHARDED)
+def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_masks(stage: int, workers: int, runs: Runs) -> None:
+    found = runs.sharded[f"pretrained-{stage}-{workers}"]
+    assert found["losses"] == pytest.approx(runs.pretrained["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(runs.pretrained["norms"], rel=1e-4)
+    assert found["metrics"] == pytest.approx(runs.pretrained["metrics"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("stage", "workers"), SHARDED)
+def test_a_sharded_engine_goes_on_from_the_reference_checkpoint_and_back(stage: int, workers: int, runs: Runs) -> None:
+    sharded, plain = runs.sharded[f"resumed-{stage}-{workers}"], runs.back(stage, workers)
+    assert sharded["losses"] + plain["losses"] == pytest.approx(runs.whole["losses"][HALF:], rel=1e-5)
+    assert plain["applied"] == STEPS
+
+
+@pytest.mark.parametrize(("stage", "workers"), [(None, 1), *SHARDED])
+def test_every_engine_skips_a_gradient_that_is_not_finite(stage: int | None, workers: int, runs: Runs) -> None:
+    found = runs.poisoned if stage is None else runs.sharded[f"poisoned-{stage}-{workers}"]
+    assert found["is_applied"] == [step != POISONED for step in range(POISONED + 3)]
+    assert found["kept"]
+    assert found["applied"] == POISONED + 2
+    assert not math.isfinite(found["norms"][POISONED])
+    for step in (*range(POISONED), POISONED + 1, POISONED + 2):
+        assert found["losses"][step] == pytest.approx(runs.poisoned["losses"][step], rel=1e-5)
+    assert found["losses"][POISONED + 1] < float("inf")

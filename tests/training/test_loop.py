@@ -1,0 +1,140 @@
+"""The loop alone: an engine that only keeps a diary, and an objective of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from corpus.order import StepRows, rows_of_step
+from training.loop import Applied, Hook, StepReport, Stop, every, noise_seed, train
+
+
+class ScriptedEngine:
+    """Sums what it is given, skips the steps it is told to, and writes down every call."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, skips: Sequence[int] = ()) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.diary: list[Any] = []
+        self.rates: list[float] = []
+        self._skips = skips
+
+    def accumulate(self, batch: Any, *, scale: float) -> float:
+        self.diary.append(batch)
+        return float(sum(batch)) * scale
+
+    def apply(self, *, learning_rate: float) -> Applied:
+        self.diary.append("apply")
+        self.rates.append(learning_rate)
+        return Applied(is_applied=len(self.rates) - 1 not in self._skips, grad_norm=1.0)
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        return [value * self.world_size for value in values]
+
+    def evaluate(self, batch: Any) -> Sequence[float]:
+        return [0.0]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        return {}
+
+
+class Numbers:
+    """Row r is the number r; the loss of a batch is its sum."""
+
+    rows = 10
+
+    def lengths(self, rows: StepRows) -> Sequence[int]:
+        return [int(row) + 1 for row in rows.rows]
+
+    def count(self, rows: StepRows) -> float:
+        return float(len(rows.rows))
+
+    def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> list[float]:
+        return [float(rows.rows[member]) * weight for member in members]
+
+    def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
+        return [f"{rows.epochs[member]}/{rows.rows[member]}" for member in members]
+
+
+def run(engine: ScriptedEngine, *, seeds: list[int] | None = None, **values: Any) -> list[StepReport]:
+    arguments: dict[str, Any] = {"steps": 4, "rows_per_step": 6, "rows_per_microbatch": 4, "seed": 3, "hooks": ()} | values
+    drawn = seeds if seeds is not None else []
+    return list(train(engine, Numbers(), learning_rate=lambda step: step / 10, seed_noise=drawn.append, **arguments))
+
+
+def test_a_step_accumulates_its_micro_batches_applies_once_and_reports() -> None:
+    engine = ScriptedEngine()
+    reports = run(engine)
+    assert [report.step for report in reports] == [0, 1, 2, 3]
+    assert [entry == "apply" for entry in engine.diary] == [False, False, True] * 4
+    assert engine.rates == [0.0, 0.1, 0.2, 0.3]
+    for report in reports:
+        rows = rows_of_step(report.step, rows_per_step=6, rows=10, seed=3)
+        assert report.loss == pytest.approx(rows.rows.mean())
+        assert report.tokens == rows.rows.sum() + 6
+        assert sorted(report.row_ids) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows, strict=True))
+
+
+def test_ranks_share_a_step_without_overlap_and_fillers_are_in_no_report() -> None:
+    reports = [run(ScriptedEngine(rank, 9), steps=2) for rank in range(9)]  # more ranks than rows
+    for step in range(2):
+        rows = rows_of_step(step, rows_per_step=6, rows=10, seed=3)
+        named = [row for rank in reports for row in rank[step].row_ids]
+        assert sorted(named) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows, strict=True))
+
+
+def test_a_skipped_step_consumes_its_rows_and_does_not_count_as_an_optimiser_step() -> None:
+    reports = run(ScriptedEngine(skips=[1]))
+    assert [report.is_applied for report in reports] == [True, False, True, True]
+    assert [report.optimiser_steps for report in reports] == [1, 1, 2, 3]
+
+
+def test_a_resumed_run_is_the_tail_of_an_undisturbed_one() -> None:
+    whole_seeds: list[int] = []
+    tail_seeds: list[int] = []
+    whole, tail = ScriptedEngine(), ScriptedEngine()
+    undisturbed = run(whole, seeds=whole_seeds)
+    resumed = run(tail, seeds=tail_seeds, start_step=2, optimiser_steps=2)
+    assert [(r.step, r.loss, r.learning_rate, r.optimiser_steps, r.row_ids) for r in resumed] == [
+        (r.step, r.loss, r.learning_rate, r.optimiser_steps, r.row_ids) for r in undisturbed[2:]
+    ]
+    assert tail.diary == whole.diary[-len(tail.diary) :]
+    assert tail_seeds == whole_seeds[-len(tail_seeds) :]
+
+
+def test_a_hook_that_stops_ends_the_run_after_the_other_hooks_saw_the_step() -> None:
+    seen: list[int] = []
+
+    def stop_at_one(report: StepReport) -> Stop | None:
+        return Stop("enough") if report.step == 1 else None
+
+    def see(report: StepReport) -> None:
+        seen.append(report.step)
+
+    assert [report.step for report in run(ScriptedEngine(), hooks=[stop_at_one, see])] == [0, 1]
+    assert seen == [0, 1]
+
+
+@pytest.mark.parametrize(("cadence", "last", "called"), [(3, 8, [3, 6, 8]), (4, 8, [4, 8]), (100, 8, [8])])
+def test_a_cadence_counts_finished_steps_and_always_has_the_last(cadence: int, last: int, called: list[int]) -> None:
+    found: list[int] = []
+
+    def note(report: StepReport) -> None:
+        found.append(report.step + 1)
+
+    hook: Hook = every(cadence, note, last=last)
+    run(ScriptedEngine(), steps=last, hooks=[hook])
+    assert found == called
+
+
+def test_noise_differs_between_micro_batches_ranks_steps_and_seeds_and_is_the_same_again() -> None:
+    places = [(seed, step, rank, index) for seed in range(3) for step in range(20) for rank in range(3) for index in range(3)]
+    seeds = [noise_seed(*place) for place in places]
+    assert len(set(seeds)) == len(seeds)
+    assert seeds == [noise_seed(*place) for place in places]
+    assert all(0 <= one < 2**63 for one in seeds)  # what torch takes

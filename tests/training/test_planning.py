@@ -1,0 +1,118 @@
+"""A plan is checked, complete, and writes nothing; a bundle's gates and a run's end are pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foundation.errors import InputError
+from tests.support.tiny import make_encoder, make_packed, write_reviews
+from training.assembly import is_stale
+from training.config import FinetuneConfig, PretrainConfig
+from training.export import gates_of, majority_share
+from training.planning import count_parameters, plan, state_bytes, total_steps
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
+
+
+def recipe(encoder: Path, folder: Path, **more: Any) -> FinetuneConfig:
+    folder.mkdir(exist_ok=True)
+    data = write_reviews(folder / "reviews.csv")
+    return FinetuneConfig.model_validate({"encoder": str(encoder), "data": {"train": str(data)}, "max_length": 32} | more)
+
+
+def test_parameters_are_counted_from_the_files_headers(encoder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(encoder, add_pooling_layer=False)
+    assert count_parameters(encoder) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(tmp_path / "a hub id") is None
+    with pytest.raises(InputError, match="holds no weights"):
+        count_parameters(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "workers", "parameter_multiples"),
+    [
+        ("torch", 2, 1, 16),
+        ("deepspeed", 0, 4, 16),
+        ("deepspeed", 1, 4, 8 + 12 / 4),  # weights and gradients whole; fp32 copy and two moments divided
+        ("deepspeed", 2, 4, 4 + 16 / 4),
+        ("deepspeed", 3, 4, 20 / 4),
+    ],
+)
+def test_states_are_divided_as_zero_says(engine: str, stage: int, workers: int, parameter_multiples: float) -> None:
+    tree = {"data": {"train": "x"}, "workers": {"count": workers}, "sharding": {"engine": engine, "zero_stage": stage}}
+    assert state_bytes(1000, FinetuneConfig.model_validate(tree)) == 1000 * parameter_multiples
+
+
+def test_a_dry_run_tells_everything_and_creates_nothing(
+    encoder: Path, tmp_path: Path, raybert_home: Path, unchanged_tree: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    made = recipe(encoder, tmp_path / "data", workers={"count": 2}, rows_per_step=10, epochs=1.5)
+    with unchanged_tree(tmp_path):
+        planned = plan("finetune", made)
+    assert (planned.rows, planned.steps, planned.engine, planned.cpus) == (72, 11, "deepspeed", 2)
+    assert planned.deepspeed is not None
+    assert planned.state_bytes_per_worker is not None
+    assert planned.run_folder == str(raybert_home / "runs" / planned.run_id)
+    assert FinetuneConfig.model_validate(planned.recipe) == made
+
+
+def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
+    data = make_packed(tmp_path / "packed", encoder)
+    made = PretrainConfig.model_validate({"encoder": str(encoder), "data": str(data), "steps": 9})
+    planned = plan("pretrain", made)
+    assert (planned.steps, planned.engine, planned.deepspeed) == (9, "torch", None)
+    assert planned.rows > 3
+
+
+def test_more_than_one_torch_worker_and_a_folder_that_is_no_model_are_refused(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
+    with pytest.raises(ValueError, match=r"runs one worker, but workers\.count is 2"):
+        recipe(encoder, tmp_path / "data", sharding={"engine": "torch"}, workers={"count": 2})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty"):
+        plan("finetune", recipe(tmp_path / "empty", tmp_path / "data"))
+
+
+def test_steps_are_epochs_of_rows_rounded_up_and_at_least_one() -> None:
+    made = FinetuneConfig.model_validate({"data": {"train": "x"}, "rows_per_step": 32, "epochs": 0.1})
+    assert total_steps(made, 5) == 1
+    assert total_steps(made, 330) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "order", "stale"),
+    [
+        ([0.5, 0.6, 0.6, 0.6], 2, "max", True),
+        ([0.5, 0.6, 0.6, 0.7], 2, "max", False),
+        ([0.5, 0.6], 2, "max", False),  # too few to tell
+        ([0.5, 0.4], 1, "max", True),
+        ([0.5, 0.4], 1, "min", False),
+        ([0.5, 0.4, 0.41, 0.4], 2, "min", True),
+        ([0.5] * 9, None, "max", False),
+        ([], 1, "max", False),
+    ],
+)
+def test_a_run_is_stale_when_patience_brought_nothing_better(scores: list[float], patience: int | None, order: str, stale: bool) -> None:
+    assert is_stale(list(enumerate(scores)), patience=patience, order=order) is stale
+
+
+def test_gates_compare_what_was_wanted_with_what_was_found() -> None:
+    found = {
+        gate.metric: gate for gate in gates_of({"accuracy": 0.8, "macro_f1": 0.9, "auc": 0.1}, {"accuracy": 0.8, "macro_f1": 0.89}, 0.5)
+    }
+    assert [found[name].passed for name in ("accuracy", "macro_f1", "auc")] == [True, False, False]
+
+
+def test_without_gates_a_model_has_to_reach_the_most_frequent_class() -> None:
+    (gate,) = gates_of({}, {"accuracy": 0.59}, majority_share([0, 1, 1, 1, 0]))
+    assert (gate.metric, gate.wanted, gate.passed) == ("accuracy", pytest.approx(0.6), False)
+    assert majority_share([]) == 0.0

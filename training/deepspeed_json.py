@@ -1,0 +1,104 @@
+"""The DeepSpeed JSON of a recipe, pure: tested as data, printed under ``--dry-run``, read by ``zero.py``.
+
+Every default that alters numbers is written out, because DeepSpeed 0.19 changed several of them (clipping 0 → 1.0, overflow checks).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foundation.errors import ConfigError
+from training.config import RunConfig
+
+_PRECISION = "the precision, fp32 in this version"
+
+# Keys of a DeepSpeed JSON that the recipe decides elsewhere.
+_OWNED = {
+    "train_batch_size": "rows_per_step",
+    "train_micro_batch_size_per_gpu": "rows_per_microbatch",
+    "gradient_accumulation_steps": "rows_per_step and rows_per_microbatch",
+    "managed_gradient_accumulation": "the training loop",
+    "gradient_clipping": "optimiser.clip_norm",
+    "optimizer": "optimiser",
+    "scheduler": "schedule",
+    "fp16": _PRECISION,
+    "bf16": _PRECISION,
+    "amp": _PRECISION,
+    "torch_autocast": _PRECISION,
+    "data_types": _PRECISION,
+    "communication_data_type": _PRECISION,
+    "zero_optimization.stage": "sharding.zero_stage",
+}
+
+
+def deepspeed_config(recipe: RunConfig) -> dict[str, Any]:
+    """The DeepSpeed JSON of a recipe; pure.
+
+    Raises:
+        ConfigError: ``sharding.deepspeed`` sets a key that a recipe field owns; the message names both.
+    """
+    raw = recipe.sharding.deepspeed
+    if not isinstance(raw.get("zero_optimization", {}), Mapping):
+        raise ConfigError(f"sharding.deepspeed.zero_optimization: found {raw['zero_optimization']!r}, expected a group of keys")
+    for key, owner in _OWNED.items():
+        group, _, leaf = key.rpartition(".")
+        if leaf in (raw.get(group, {}) if group else raw):
+            raise ConfigError(f"sharding.deepspeed.{key}: contradicts the recipe, where {owner} decides it; remove the key")
+    stage = recipe.sharding.zero_stage
+    ours: dict[str, Any] = {
+        # DeepSpeed insists on a consistent triple; with our own accumulation nothing reads it.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        # At stage 0 our optimiser clips (see zero.py), elsewhere DeepSpeed does.
+        "gradient_clipping": recipe.optimiser.clip_norm if stage else 0.0,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "gradient_allreduce_op": "mean",
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False, "check_grad_overflow": True},
+        "torch_autocast": {"enabled": False},
+        "zero_allow_untested_optimizer": False,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": stage,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            # BERT is small: DeepSpeed's 500 M-element buckets would each be larger than the model.
+            "reduce_bucket_size": 20_000_000,
+            "allgather_partitions": True,
+            "allgather_bucket_size": 20_000_000,
+            # Overlap needs partitioned gradients, and streams, which a CPU has not.
+            "overlap_comm": stage >= 2 and recipe.workers.gpus_each > 0,
+            "round_robin_gradients": False,
+            "load_from_fp32_weights": True,
+            "ignore_unused_parameters": True,
+            "compute_grad_norm": True,
+            "zero_hpz_partition_size": 1,
+            "zero_quantized_weights": False,
+            "zero_quantized_nontrainable_weights": False,
+            "zero_quantized_gradients": False,
+        },
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    if stage == 3:
+        ours["zero_optimization"] |= {
+            "sub_group_size": 1_000_000_000,
+            "stage3_prefetch_bucket_size": 20_000_000,
+            "stage3_param_persistence_threshold": 100_000,
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_gather_16bit_weights_on_model_save": False,
+        }
+    return _merged(ours, raw)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        result[key] = _merged(result[key], value) if isinstance(value, Mapping) and isinstance(result.get(key), Mapping) else value
+    return result

@@ -1,0 +1,191 @@
+"""Apply a ``TrainPlan``: Ray Train V2 runs the workers, the driver shows progress, exports the best checkpoint and records the run.
+
+The driver follows the run's own record (``metrics.jsonl`` in the run folder); workers never talk to MLflow.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.session import Session
+from foundation.bundle import Bundle
+from foundation.config import dump_yaml
+from foundation.errors import RaybertError, RunError
+from foundation.home import git_revision, write_atomically, write_json
+from foundation.progress import progress, say
+from foundation.records import Tail, read_rows
+from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.planning import TrainPlan, read_labelled
+from training.worker import KINDS, METRICS_FILE, run_worker
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left."""
+
+    run_id: str
+    run_folder: str
+    bundle: str
+    checkpoint: str
+    """The best checkpoint's folder."""
+    steps: int
+    """Of the best checkpoint."""
+    metrics: dict[str, float]
+    """Of the best checkpoint, on held-out rows."""
+    train_seconds: float
+    restarts: int
+    mlflow_run: str
+    version: str | None
+    """``NAME/version`` when the run registered its bundle."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def launch(plan: TrainPlan, session: Session) -> RunResult:
+    """Run a plan to the end.
+
+    Raises:
+        RunError: The workers failed more often than the recipe allows; the message holds the cause.
+    """
+    from training.recording import Recording
+
+    recipe = KINDS[plan.verb].model_validate(plan.recipe)
+    folder = Path(plan.run_folder)
+    folder.mkdir(parents=True)
+    write_atomically(folder / "recipe.yaml", dump_yaml(recipe))
+    say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.count} worker(s), engine {plan.engine}")
+    revision = git_revision(Path(__file__).parent) or "unknown"
+    recording = Recording(plan.run_id, plan.recipe, {"raybert.verb": plan.verb, "raybert.git": revision})
+    status = "FAILED"
+    try:
+        began = time.monotonic()
+        outcome = _fit(plan, recipe)
+        train_seconds = time.monotonic() - began
+        rows = read_rows(folder / METRICS_FILE)
+        recording.log_rows(rows)
+        recording.tag("raybert.data_fingerprint", outcome.return_value["data_fingerprint"])
+        checkpoint, metrics = _best(outcome, recipe)
+        bundle = _export(plan, recipe, checkpoint, metrics, outcome.return_value["data_fingerprint"])
+        version = recording.log_bundle(bundle, recipe.register_as)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        say(f"{plan.verb}: interrupted; the last committed checkpoint is kept in {folder}")
+        raise
+    finally:
+        recording.finish(status)
+    result = RunResult(
+        run_id=plan.run_id,
+        run_folder=str(folder),
+        bundle=str(bundle.path),
+        checkpoint=str(checkpoint),
+        steps=int(metrics["step"]),
+        metrics={name: value for name, value in metrics.items() if name != "step"},
+        train_seconds=round(train_seconds, 2),
+        restarts=sum(row["event"] == "attempt" for row in rows) - 1,
+        mlflow_run=recording.mlflow_id,
+        version=version.ref if version else None,
+    )
+    write_json(folder / "result.json", result.as_json())
+    return result
+
+
+def _fit(plan: TrainPlan, recipe: RunConfig) -> Any:
+    """Run the trainer in a thread of its own: in the main thread it would take over Ctrl-C and end with exit code 0."""
+    from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    on_gpus = recipe.workers.gpus_each > 0
+    resources = {"CPU": recipe.workers.cpus_each} | ({"GPU": recipe.workers.gpus_each} if on_gpus else {})
+    payload = {"verb": plan.verb, "recipe": plan.recipe, "location": plan.location, "run_folder": plan.run_folder}
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config=payload,
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=recipe.workers.count, use_gpu=on_gpus, resources_per_worker=resources),
+        run_config=RayRunConfig(
+            # A run id is never used twice: Ray Train would resume the earlier run without a word.
+            name=plan.run_id,
+            storage_path=str(Path(plan.run_folder).parent),
+            failure_config=FailureConfig(max_failures=recipe.workers.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=recipe.checkpoint.keep,
+                checkpoint_score_attribute=recipe.score,
+                checkpoint_score_order=recipe.score_order,
+            ),
+        ),
+    )
+    box: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            box["result"] = trainer.fit()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    _follow(plan, thread)
+    if "error" in box:
+        raise _explained(box["error"], plan) from None
+    return box["result"]
+
+
+def _follow(plan: TrainPlan, thread: threading.Thread) -> None:
+    """Show the run's record as it grows, until the trainer's thread ends."""
+    tail = Tail(Path(plan.run_folder) / METRICS_FILE)
+    figures: dict[str, float | str] = {}
+    with progress(plan.verb, plan.steps) as bar:
+        while True:
+            is_last = not thread.is_alive()
+            for row in tail.rows():
+                if row["event"] == "attempt" and row["step"] > 0:
+                    say(f"{plan.verb}: goes on from the checkpoint at step {row['step']}")
+                elif row["event"] == "evaluation":
+                    figures |= {name: row[name] for name in ("validation_loss", "accuracy", "macro_f1") if name in row}
+                elif row["event"] == "step":
+                    bar.update(row["step"] + 1, loss=row["loss"], **figures)
+            if is_last:
+                return
+            thread.join(_POLL_S)
+
+
+def _best(outcome: Any, recipe: RunConfig) -> tuple[Path, dict[str, float]]:
+    """The kept checkpoint with the best score; the earliest of equals."""
+    sign = 1 if recipe.score_order == "max" else -1
+    kept = sorted(outcome.best_checkpoints, key=lambda item: item[1]["step"])
+    checkpoint, metrics = max(kept, key=lambda item: sign * item[1][recipe.score])
+    return Path(checkpoint.path), metrics
+
+
+def _export(plan: TrainPlan, recipe: RunConfig, checkpoint: Path, metrics: dict[str, float], fingerprint: str) -> Bundle:
+    from training.export import export_classifier, export_encoder
+
+    target = Path(plan.run_folder) / "bundle"
+    kept = {name: value for name, value in metrics.items() if name != "step"}
+    if isinstance(recipe, FinetuneConfig):
+        return export_classifier(target, checkpoint, recipe, plan.location, read_labelled(recipe), run_id=plan.run_id, metrics=kept)
+    assert isinstance(recipe, PretrainConfig)
+    return export_encoder(target, checkpoint, recipe, plan.location, run_id=plan.run_id, data_fingerprint=fingerprint, metrics=kept)
+
+
+def _explained(error: BaseException, plan: TrainPlan) -> RaybertError:
+    """The worker's own error where it was raised as one of ours; else the last line of the traceback, with where to find the rest."""
+    for failure in (getattr(error, "worker_failures", None) or {}).values():
+        for cause in (failure, getattr(failure, "cause", None), getattr(failure, "__cause__", None)):
+            if isinstance(cause, RaybertError):
+                return cause
+    log = Path(plan.run_folder) / "error.txt"
+    write_atomically(log, f"{type(error).__name__}: {error}{os.linesep}")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return RunError(f"{plan.verb}: run {plan.run_id} failed: {lines[-1] if lines else type(error).__name__}; all of it is in {log}")

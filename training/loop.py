@@ -1,0 +1,164 @@
+"""START HERE: the loop, and what it needs of an engine, an objective and hooks.
+
+Knows no Ray, no DeepSpeed, no BERT. One optimiser step is: the rows that ``order`` gives for the step → this rank's micro-batches →
+``accumulate`` each → ``apply`` once. Loss is a sum over the whole step divided by the step's own count, known beforehand; never a mean of
+means. Next: ``objectives.py`` (what is computed), ``engine.py`` and ``zero.py`` (how it is computed), ``worker.py`` (where it runs).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from corpus.order import StepRows, rows_of_step
+from training.division import microbatches_of_rank
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of one optimiser step."""
+
+    is_applied: bool
+    """False when the engine skipped it (a gradient that is not finite); the data step counts all the same."""
+    grad_norm: float
+    """Before clipping."""
+
+
+class Engine(Protocol):
+    """Owns model, optimiser and communication. Implementations: ``TorchEngine`` (the reference), ``DeepSpeedEngine``."""
+
+    rank: int
+    world_size: int
+
+    def accumulate(self, batch: Any, *, scale: float) -> float:
+        """Forward and backward of one micro-batch; its summed loss times ``scale`` adds to the step's gradient. Returns loss × scale."""
+
+    def apply(self, *, learning_rate: float) -> Applied:
+        """Reduce gradients over ranks, clip, step the optimiser, clear. Collective."""
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Sums over ranks, in fp64. Collective."""
+
+    def evaluate(self, batch: Any) -> Sequence[float]:
+        """The objective's counts for one micro-batch, without gradients. Collective under ZeRO-3."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name to unsharded shape."""
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write this rank's share of parameters and optimiser state; returns its manifest entry (see ``checkpoint.py``)."""
+
+
+class Objective(Protocol):
+    """What is learnt: rows to batches, batches to losses."""
+
+    rows: int
+    """Training rows in an epoch."""
+
+    def lengths(self, rows: StepRows) -> Sequence[int]:
+        """Tokens of each row."""
+
+    def count(self, rows: StepRows) -> float:
+        """What the step's summed loss is divided by: masked tokens, or rows."""
+
+    def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Any:
+        """Tensors of one micro-batch."""
+
+    def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
+        """Names of rows, for audits."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One finished step, the same on every rank but for ``row_ids``."""
+
+    step: int
+    """0-based data step."""
+    loss: float
+    """The step's loss over all ranks."""
+    learning_rate: float
+    grad_norm: float
+    is_applied: bool
+    optimiser_steps: int
+    """Steps that were applied so far; differs from ``step + 1`` by the skipped ones."""
+    tokens: int
+    """Real tokens of the step, all ranks."""
+    seconds: float
+    row_ids: tuple[str, ...] = field(repr=False)
+    """The rows that this rank computed."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A hook's decision to end the run after this step."""
+
+    reason: str
+
+
+Hook = Callable[[StepReport], Stop | None]
+
+
+def noise_seed(seed: int, step: int, rank: int, index: int) -> int:
+    """The seed of dropout in one micro-batch: a function of where it is, so that a resumed run draws what an undisturbed one would."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}/{index}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+def train(
+    engine: Engine,
+    objective: Objective,
+    *,
+    steps: int,
+    rows_per_step: int,
+    rows_per_microbatch: int,
+    seed: int,
+    learning_rate: Callable[[int], float],
+    seed_noise: Callable[[int], object],
+    start_step: int = 0,
+    optimiser_steps: int = 0,
+    hooks: Sequence[Hook] = (),
+) -> Iterator[StepReport]:
+    """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran."""
+    for step in range(start_step, steps):
+        began = time.perf_counter()
+        rows = rows_of_step(step, rows_per_step=rows_per_step, rows=objective.rows, seed=seed)
+        lengths = objective.lengths(rows)
+        count = objective.count(rows)
+        plan = microbatches_of_rank(lengths, engine.rank, engine.world_size, rows_per_microbatch)
+        partial = 0.0
+        for index, micro in enumerate(plan):
+            seed_noise(noise_seed(seed, step, engine.rank, index))
+            partial += engine.accumulate(objective.batch(rows, micro.members, micro.weight), scale=1 / count)
+        rate = learning_rate(step)
+        applied = engine.apply(learning_rate=rate)
+        optimiser_steps += applied.is_applied
+        members = [member for micro in plan if micro.weight for member in micro.members]
+        report = StepReport(
+            step=step,
+            loss=engine.total([partial])[0],
+            learning_rate=rate,
+            grad_norm=applied.grad_norm,
+            is_applied=applied.is_applied,
+            optimiser_steps=optimiser_steps,
+            tokens=sum(lengths),
+            seconds=time.perf_counter() - began,
+            row_ids=tuple(objective.row_ids(rows, members)),
+        )
+        decisions = [hook(report) for hook in hooks]
+        yield report
+        if any(isinstance(decision, Stop) for decision in decisions):
+            return
+
+
+def every(steps: int, hook: Hook, *, last: int) -> Hook:
+    """Call ``hook`` after each ``steps`` steps and after the last one; a cadence is a wrapper, not an ``if`` in each hook."""
+
+    def at_cadence(report: StepReport) -> Stop | None:
+        done = report.step + 1
+        return hook(report) if done % steps == 0 or done == last else None
+
+    return at_cadence

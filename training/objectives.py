@@ -1,0 +1,186 @@
+"""What is learnt: rows of the data become batches, batches become summed losses and evaluation counts.
+
+An objective knows data and model, nothing of steps, ranks or engines. Losses are sums; the loop divides by the step's own count.
+Shapes: B rows, T tokens, M masked positions, D width, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from corpus.labelled import LabelledSplit
+from corpus.masks import mask_row, masked_count
+from corpus.order import StepRows
+from corpus.shards import PackedRows
+from encoder.batches import block_attention, document_layout, pad
+from foundation.errors import EncoderError
+from training.metrics import classification_metrics
+
+Batch = dict[str, torch.Tensor]
+
+
+class ModelObjective(Protocol):
+    """An objective of ``loop.Objective``'s kind, with what engines call on the model."""
+
+    def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Scalar: the batch's summed loss."""
+
+    def counts(self, model: Any, batch: Batch) -> torch.Tensor:
+        """1-D float64: what ``metrics`` needs, summable over batches and ranks."""
+
+    def metrics(self, counts: Sequence[float]) -> dict[str, float]:
+        """Metrics from summed counts."""
+
+
+class Classification:
+    """Single-label classification with cross-entropy."""
+
+    def __init__(self, token_ids: Sequence[Sequence[int]], split: LabelledSplit, *, classes: int, pad_id: int) -> None:
+        self._token_ids = token_ids
+        self._labels = np.asarray(split.labels)
+        self._ids = split.ids
+        self._classes = classes
+        self._pad_id = pad_id
+        self.rows = len(token_ids)
+
+    def lengths(self, rows: StepRows) -> list[int]:
+        """Tokens of each row."""
+        return [len(self._token_ids[row]) for row in rows.rows]
+
+    def count(self, rows: StepRows) -> float:
+        """Rows."""
+        return float(len(rows.rows))
+
+    def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Batch:
+        """ids_BT, mask_BT, labels_B and the weight."""
+        chosen = rows.rows[list(members)]
+        ids_BT, mask_BT = pad([self._token_ids[row] for row in chosen], self._pad_id)
+        return {
+            "input_ids": ids_BT,
+            "attention_mask": mask_BT,
+            "labels": torch.from_numpy(self._labels[chosen]).long(),
+            "weight": torch.tensor(weight),
+        }
+
+    def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
+        """``EPOCH/ID`` of each row."""
+        return [f"{rows.epochs[member]}/{self._ids[rows.rows[member]]}" for member in members]
+
+    def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed cross-entropy."""
+        logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return functional.cross_entropy(logits_BC.float(), batch["labels"], reduction="sum") * batch["weight"]
+
+    def counts(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed loss, then the confusion matrix (true class by predicted class), flattened."""
+        logits_BC = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+        loss = functional.cross_entropy(logits_BC, batch["labels"], reduction="sum").double()
+        cells = batch["labels"] * self._classes + logits_BC.argmax(dim=1)
+        confusion = torch.bincount(cells, minlength=self._classes**2).double()
+        return torch.cat([loss.reshape(1), confusion]) * batch["weight"].double()
+
+    def metrics(self, counts: Sequence[float]) -> dict[str, float]:
+        """``validation_loss``, ``accuracy``, ``macro_f1``."""
+        confusion = np.asarray(counts[1:]).reshape(self._classes, self._classes)
+        return {"validation_loss": counts[0] / max(1.0, float(confusion.sum())), **classification_metrics(confusion)}
+
+
+class MaskedLanguageModel:
+    """Masked-token prediction on packed rows: attention and positions per document, logits only where a token was masked."""
+
+    def __init__(self, packed: PackedRows, *, mask_share: float, seed: int, mask_id: int, pad_id: int, vocabulary: int) -> None:
+        self._packed = packed
+        self._mask_share = mask_share
+        self._seed = seed
+        self._mask_id, self._pad_id, self._vocabulary = mask_id, pad_id, vocabulary
+        self.rows = len(packed)
+
+    def lengths(self, rows: StepRows) -> list[int]:
+        """Tokens of each packed row."""
+        return [len(self._packed.row(int(row)).ids) for row in rows.rows]
+
+    def count(self, rows: StepRows) -> float:
+        """Masked tokens, known from the rows' lengths before any is masked."""
+        return float(sum(masked_count(self._packed.maskable_tokens(int(row)), self._mask_share) for row in rows.rows))
+
+    def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Batch:
+        """ids_BT after masking, document_BT, positions_BT, flat masked positions_M with their labels_M, and the weight."""
+        packed = [self._packed.row(int(rows.rows[member])) for member in members]
+        width = max(len(row.ids) for row in packed)
+        ids, positions, labels = [], [], []
+        for index, (member, row) in enumerate(zip(members, packed, strict=True)):
+            masked = mask_row(
+                row.ids,
+                self._packed.maskable(row.ids),
+                share=self._mask_share,
+                seed=self._seed,
+                epoch=int(rows.epochs[member]),
+                row=int(rows.rows[member]),
+                mask_id=self._mask_id,
+                vocabulary=self._vocabulary,
+            )
+            ids.append(masked.ids.tolist())
+            positions.append(masked.positions + index * width)
+            labels.append(masked.labels)
+        ids_BT, _ = pad(ids, self._pad_id)
+        document_BT, positions_BT = document_layout([row.starts.tolist() for row in packed], [len(row.ids) for row in packed], width)
+        return {
+            "input_ids": ids_BT,
+            "documents": document_BT,
+            "position_ids": positions_BT,
+            "masked": torch.from_numpy(np.concatenate(positions)).long(),
+            "labels": torch.from_numpy(np.concatenate(labels)).long(),
+            "weight": torch.tensor(weight),
+        }
+
+    def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
+        """``EPOCH/ROW`` of each packed row."""
+        return [f"{rows.epochs[member]}/{rows.rows[member]}" for member in members]
+
+    def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed cross-entropy over masked positions."""
+        logits_MV = masked_logits(model, batch)
+        return functional.cross_entropy(logits_MV.float(), batch["labels"], reduction="sum") * batch["weight"]
+
+    def counts(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Summed loss, masked tokens, right predictions."""
+        logits_MV = masked_logits(model, batch).float()
+        loss = functional.cross_entropy(logits_MV, batch["labels"], reduction="sum")
+        right = (logits_MV.argmax(dim=1) == batch["labels"]).sum()
+        masked = torch.tensor(float(len(batch["labels"])), device=loss.device)
+        return torch.stack([loss, masked, right.to(loss.dtype)]).double() * batch["weight"].double()
+
+    def metrics(self, counts: Sequence[float]) -> dict[str, float]:
+        """``validation_loss`` (nats a masked token) and ``masked_accuracy``."""
+        loss, masked, right = counts
+        return {"validation_loss": loss / max(1.0, masked), "masked_accuracy": right / max(1.0, masked)}
+
+
+# Where each family keeps what turns hidden states into vocabulary logits.
+_HEADS = {"bert": "cls", "roberta": "lm_head"}
+
+
+def check_pretrainable(model_type: str, location: str) -> None:
+    """Refuse a model family whose masked-language-model head is not known here."""
+    if model_type not in _HEADS:
+        raise EncoderError(f"{location}: pretraining knows the families {', '.join(_HEADS)}; this model's model_type is {model_type}")
+
+
+def masked_logits(model: Any, batch: Batch) -> torch.Tensor:
+    """Vocabulary logits_MV at the masked positions of packed rows, each token attending to its own document only."""
+    kind = model.config.model_type
+    # RoBERTa counts positions from one past the padding id.
+    offset = model.config.pad_token_id + 1 if kind == "roberta" else 0
+    hidden_BTD = model.base_model(
+        input_ids=batch["input_ids"],
+        attention_mask=block_attention(batch["documents"]),
+        position_ids=batch["position_ids"] + offset,
+    ).last_hidden_state
+    hidden_MD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])[batch["masked"]]
+    logits: torch.Tensor = getattr(model, _HEADS[kind])(hidden_MD)
+    return logits

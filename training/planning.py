@@ -1,0 +1,215 @@
+"""What a training run would take, as frozen data that ``--dry-run`` prints: run id, steps, resources, DeepSpeed JSON, memory. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from corpus.labelled import LabelledData, load_labelled
+from corpus.shards import PackedRows
+from encoder.loading import longest_input
+from foundation.errors import ConfigError, DataError, EncoderError, InputError
+from foundation.home import home, new_run_id
+from foundation.references import check_model_folder, resolve
+from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.deepspeed_json import deepspeed_config
+
+Verb = Literal["pretrain", "finetune"]
+_BYTES = 4  # fp32
+_CHECKPOINT_STATES = 3  # parameters and two moments
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A run before it is started."""
+
+    verb: Verb
+    run_id: str
+    run_folder: str
+    recipe: dict[str, Any]
+    location: str
+    """The encoder's folder or hub id."""
+    steps: int
+    rows: int
+    engine: str
+    deepspeed: dict[str, Any] | None
+    cpus: float
+    gpus: float
+    parameters: int | None
+    """None when the weights are not on this machine yet."""
+    state_bytes_per_worker: int | None
+    """Parameters, gradients and optimiser state by ZeRO's formula; activations come on top."""
+    disk_bytes: int | None
+    """What the run folder may hold at once: checkpoints and bundle."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
+    """Check a recipe against its data and its encoder, and say what the run would take. Starts and writes nothing.
+
+    Raises:
+        InputError: What is wrong with recipe, data or encoder.
+    """
+    resolved = resolve(recipe.encoder)
+    check_model_folder(resolved.location)
+    check_start(recipe)
+    if isinstance(recipe, FinetuneConfig):
+        check_length(resolved.location, recipe.max_length)
+    rows = len(read_labelled(recipe).train) if isinstance(recipe, FinetuneConfig) else _packed_rows(recipe)
+    deepspeed = None
+    if recipe.engine == "deepspeed":
+        deepspeed = deepspeed_config(recipe)
+    run_id = new_run_id(verb)
+    parameters = count_parameters(Path(resolved.location))
+    disk = None if parameters is None else run_bytes(parameters, recipe)
+    check_room(home().runs, disk or 0)
+    return TrainPlan(
+        verb=verb,
+        run_id=run_id,
+        run_folder=str(home().runs / run_id),
+        recipe=recipe.model_dump(mode="json"),
+        location=resolved.location,
+        steps=total_steps(recipe, rows),
+        rows=rows,
+        engine=recipe.engine,
+        deepspeed=deepspeed,
+        cpus=recipe.workers.count * recipe.workers.cpus_each,
+        gpus=recipe.workers.count * recipe.workers.gpus_each,
+        parameters=parameters,
+        state_bytes_per_worker=None if parameters is None else state_bytes(parameters, recipe),
+        disk_bytes=disk,
+    )
+
+
+def read_labelled(recipe: FinetuneConfig) -> LabelledData:
+    """The recipe's labelled rows, with a class to tell from another."""
+    data = load_labelled(recipe.data)
+    if len(data.labels) < 2:
+        raise DataError(f"{recipe.data.train}: every row has the label {data.labels[0]!r}; a classifier needs at least two classes")
+    return data
+
+
+def total_steps(recipe: RunConfig, rows: int) -> int:
+    """Optimiser steps of a whole run over ``rows`` training rows."""
+    if isinstance(recipe, PretrainConfig):
+        return recipe.steps
+    assert isinstance(recipe, FinetuneConfig)
+    return max(1, math.ceil(recipe.epochs * rows / recipe.rows_per_step))
+
+
+def check_start(recipe: RunConfig) -> None:
+    """Refuse to go on from what is no checkpoint; its files are verified when it is loaded.
+
+    Raises:
+        ConfigError: ``start_from`` names no checkpoint.
+    """
+    if recipe.start_from is not None and not (Path(recipe.start_from) / "checkpoint.json").is_file():
+        raise ConfigError(f"start_from: {recipe.start_from}: no checkpoint.json there; give a checkpoint's folder of a run or trial")
+
+
+def check_length(location: str, max_length: int) -> None:
+    """Refuse inputs longer than the model has positions for; a hub id passes, the workers will tell.
+
+    Raises:
+        EncoderError: ``max_length`` is too large, or config.json cannot be read.
+    """
+    file = Path(location) / "config.json"
+    if not file.is_file():
+        return
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        config = SimpleNamespace(**{"model_type": "", "pad_token_id": 1, **found})
+    except (ValueError, TypeError) as error:
+        raise EncoderError(f"{file}: not a model's configuration: {error}; copy it from the model again") from None
+    longest_input(config, None, max_length, location)
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Parameters in the folder's safetensors files, read from their headers; None when its weights are of another form or not here.
+
+    Raises:
+        EncoderError: A local folder without weights, or a damaged file.
+    """
+    if not folder.is_dir():
+        return None
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and not any(folder.glob("*.bin")):
+        raise EncoderError(f"{folder}: holds no weights (no *.safetensors); copy the model's weights there")
+    total = 0
+    for file in files:
+        size = file.stat().st_size
+        try:
+            with file.open("rb") as opened:
+                header_bytes = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(min(header_bytes, size)))
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            total += sum(math.prod(entry["shape"]) for entry in tensors)
+            end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in tensors), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise EncoderError(f"{file}: not a readable safetensors file; copy the model's weights again") from None
+        if end != size:
+            raise EncoderError(f"{file}: holds {size:,} bytes, its header says {end:,}: cut off or damaged; copy the model's weights again")
+    return total if files else None
+
+
+def checkpoint_bytes(parameters: int) -> int:
+    """Bytes of one checkpoint: parameters and two moments in fp32."""
+    return _CHECKPOINT_STATES * _BYTES * parameters
+
+
+def run_bytes(parameters: int, recipe: RunConfig) -> int:
+    """Bytes that a run folder may hold at once: checkpoints of parameters and two moments (those kept, the latest, one being written),
+    and the bundle."""
+    return (recipe.checkpoint.keep + 2) * checkpoint_bytes(parameters) + _BYTES * parameters
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse a run that would fill the disk.
+
+    Args:
+        folder: Where the run will write; need not exist yet.
+        needed: Bytes.
+
+    Raises:
+        InputError: Says how much is needed, how much is free, and how to go elsewhere.
+    """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: no room on the disk: checkpoints and bundle need about {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
+            "free some space, lower checkpoint.keep, or point RAYBERT_HOME to a folder on a larger disk"
+        )
+
+
+def state_bytes(parameters: int, recipe: RunConfig) -> int:
+    """Bytes of model states on one worker in fp32 (Rajbhandari et al. 2020, "ZeRO", section 5).
+
+    Parameters, gradients and two moments are 4 bytes each. ZeRO 1 divides moments (and adds an fp32 partition of the parameters), 2
+    gradients too, 3 parameters too.
+    """
+    workers = recipe.workers.count
+    stage = recipe.sharding.zero_stage if recipe.engine == "deepspeed" else 0
+    whole = parameters * _BYTES
+    share = whole / workers
+    if stage == 0:
+        return 4 * whole
+    weights = share if stage == 3 else whole
+    gradients = whole if stage == 1 else share
+    return round(weights + gradients + 3 * share)
+
+
+def _packed_rows(recipe: RunConfig) -> int:
+    assert isinstance(recipe, PretrainConfig)
+    rows = len(PackedRows.open(Path(recipe.data)))
+    if rows == 0:
+        raise DataError(f"{recipe.data}: holds no packed rows; build it with a larger source")
+    return rows

@@ -1,0 +1,201 @@
+"""What each Ray Train worker runs: recipe → assembly → engine → loop → reports. The only file that talks to ``ray.train`` inside a run.
+
+It runs in a thread of the worker (no signal handlers) and in a folder that is not the user's (no relative paths). ``ray.train.report`` is a
+barrier over all ranks, so it is called at the checkpoint cadence only, which is a function of the step.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foundation.records import Recorder
+from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
+from training.checkpoint import Checkpoint, Progress, write_manifest
+from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.loop import Engine, StepReport, Stop, every, train
+
+KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+METRICS_FILE = "metrics.jsonl"
+APPLIED_FOLDER = "applied"
+
+
+def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
+    """Train to the end, resuming from the run's last checkpoint when there is one.
+
+    Args:
+        payload: ``verb``, ``recipe`` (plain values), ``location`` (the encoder), ``run_folder``.
+    """
+    from ray import train as ray_train
+
+    recipe = KINDS[payload["verb"]].model_validate(payload["recipe"])
+    torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
+    context = ray_train.get_context()
+    assembly = assemble(recipe, payload["location"])
+    with _resumed(recipe) as checkpoint:
+        engine = _engine(recipe, assembly, checkpoint)
+        progress = checkpoint.progress if checkpoint else Progress(0, 0)
+    attempt = _agreed(secrets.token_hex(3), context.get_world_size())
+    last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
+    run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
+    run.record_attempt(context.get_world_size())
+    hooks = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
+    is_resumed = ray_train.get_checkpoint() is not None
+    if progress.step >= last and not is_resumed:
+        run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
+    # An attempt that died after its last decision was to stop, stops again.
+    is_over = is_resumed and run.is_stale()
+    for _ in train(
+        engine,
+        assembly.objective,
+        steps=progress.step if is_over else last,
+        start_step=progress.step,
+        optimiser_steps=progress.optimiser_steps,
+        hooks=hooks,
+        **loop_arguments(recipe, assembly.steps),
+    ):
+        pass
+    return {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
+
+
+class _Run:
+    """The hooks of one worker: records, evaluation, checkpoints, early stop."""
+
+    def __init__(
+        self, recipe: RunConfig, assembly: Assembly, engine: Engine, folder: Path, attempt: str, progress: Progress, last: int
+    ) -> None:
+        self.recipe, self.assembly, self.engine, self.folder = recipe, assembly, engine, folder
+        self.attempt, self.progress, self.last = attempt, progress, last
+        self.metrics = Recorder(folder / METRICS_FILE) if engine.rank == 0 else None
+        self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
+
+    def record_attempt(self, world_size: int) -> None:
+        began = {"attempt": self.attempt, "step": self.progress.step, "world_size": world_size, "pid": os.getpid()}
+        if self.applied:
+            self.applied.write("attempt", rank=self.engine.rank, **began)
+        if self.metrics:
+            self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, **began)
+
+    def record_step(self, report: StepReport) -> None:
+        self.progress = replace(self.progress, step=report.step + 1, optimiser_steps=report.optimiser_steps)
+        if self.applied:
+            self.applied.write("applied", step=report.step, is_applied=report.is_applied, rows=report.row_ids)
+        if self.metrics:
+            self.metrics.write(
+                "step",
+                step=report.step,
+                loss=report.loss,
+                learning_rate=report.learning_rate,
+                grad_norm=report.grad_norm,
+                is_applied=report.is_applied,
+                tokens=report.tokens,
+                seconds=report.seconds,
+            )
+
+    def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
+        self.commit(train_loss=report.loss)
+        if self.is_stale():
+            return Stop(f"no better {self.recipe.score} for {self.recipe.patience} checkpoints")
+        return None
+
+    def is_stale(self) -> bool:
+        return is_stale(self.progress.evaluations, patience=self.recipe.patience, order=self.recipe.score_order)
+
+    def commit(self, *, train_loss: float | None) -> None:
+        """Evaluate, write a checkpoint, report both to Ray Train; collective."""
+        from ray import train as ray_train
+
+        began = time.perf_counter()
+        metrics = evaluate(self.engine, self.assembly.validation)
+        evaluated = time.perf_counter()
+        done = self.progress.step
+        figures = metrics if train_loss is None else metrics | {"train_loss": train_loss}
+        self.progress = replace(self.progress, evaluations=(*self.progress.evaluations, (done, metrics[self.recipe.score])))
+        folder = Path(tempfile.mkdtemp(prefix="raybert-checkpoint-"))
+        try:
+            files = self.engine.save(folder)
+            merged = _gathered(files, self.engine.world_size)
+            if self.engine.rank == 0:
+                written_by = {"engine": self.recipe.engine, "world_size": self.engine.world_size, "attempt": self.attempt}
+                write_manifest(folder, self.progress, merged, self.engine.shapes(), written_by)
+            ray_train.report(
+                {**figures, "step": done},
+                checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
+                # A name of its own for every attempt: Ray merges folders of the same name, also with what a dead attempt left.
+                checkpoint_dir_name=f"step-{done:07d}-{self.attempt}",
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self.metrics:
+            self.metrics.write(
+                "evaluation",
+                step=done,
+                **metrics,
+                evaluation_seconds=evaluated - began,
+                checkpoint_seconds=time.perf_counter() - evaluated,
+            )
+
+
+def _engine(recipe: RunConfig, assembly: Assembly, checkpoint: Checkpoint | None) -> Any:
+    device = _device(recipe)
+    if recipe.engine == "torch":
+        return torch_engine(assembly, recipe, device=device, checkpoint=checkpoint)
+    from training.deepspeed_json import deepspeed_config
+    from training.zero import DeepSpeedEngine
+
+    return DeepSpeedEngine(
+        assembly.model, assembly.objective, recipe.optimiser, deepspeed_config(recipe), device=device, checkpoint=checkpoint
+    )
+
+
+def _device(recipe: RunConfig) -> torch.device:
+    if recipe.workers.gpus_each <= 0:
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    device: torch.device = get_device()
+    return device
+
+
+@contextmanager
+def _resumed(recipe: RunConfig) -> Iterator[Checkpoint | None]:
+    """The run's own last checkpoint; else the one that the recipe starts from; else None."""
+    from ray import train as ray_train
+
+    reported = ray_train.get_checkpoint()
+    start_from = recipe.start_from
+    if reported is not None:
+        with reported.as_directory() as folder:
+            yield Checkpoint.open(Path(folder))
+    elif start_from is not None:
+        yield Checkpoint.open(Path(start_from))
+    else:
+        yield None
+
+
+def _agreed(value: str, world_size: int) -> str:
+    """Rank 0's value on every rank; collective."""
+    if world_size == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _gathered(files: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """All ranks' manifest entries in one mapping; collective."""
+    if world_size == 1:
+        return files
+    everyone: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(everyone, files)
+    return {name: entry for entries in everyone for name, entry in sorted(entries.items())}
