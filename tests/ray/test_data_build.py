@@ -1,0 +1,172 @@
+"""``raybert data build`` as a user runs it: a real process, a real Ray, real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+Raybert = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and a labelled CSV."""
+    folder = tmp_path_factory.mktemp("data_build")
+    (folder / "tokenizer").mkdir()
+    letters = [*string.ascii_lowercase, *string.digits]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    write_csv(folder / "reviews.csv", 60)
+    (folder / "bad.csv").write_text("text,label\none,x\ntwo,x\n")
+    return folder
+
+
+def write_csv(file: Path, rows: int) -> None:
+    file.write_text("text,label\n" + "".join(f"text number {i} is here,{'good' if i % 2 else 'bad'}\n" for i in range(rows)))
+
+
+def command(place: Path, csv: str, *extra: str) -> list[str]:
+    source = [f"sources.reviews.path={place / csv}", "sources.reviews.label_column=label"]
+    verb = [sys.executable, "-m", "raybert", "data", "build", *source]
+    return [*verb, f"tokenizer={place / 'tokenizer'}", f"out={place / 'built'}", "sequence_length=64", *extra]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {**os.environ, "RAYBERT_HOME": str(place / "home")}
+
+
+@pytest.fixture(scope="module")
+def build(place: Path) -> Raybert:
+    def run(csv: str = "reviews.csv", *extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(place, csv, *extra), env=environment(place), capture_output=True, text=True, timeout=120, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def built(build: Raybert) -> dict[str, Any]:
+    done = build("reviews.csv", "--json", "batch_documents=20")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    return dict(json.loads(line))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*") if "home" not in path.parts}
+
+
+def test_a_csv_becomes_shards_and_splits_through_ray(built: dict[str, Any], place: Path) -> None:
+    assert built["skipped"] is False
+    assert built["labelled"] == {"train": 54, "validation": 6, "test": 0}
+    assert built["labels"] == ["bad", "good"]
+    manifest = json.loads((place / "built" / "manifest.json").read_text())
+    assert manifest["fingerprint"] == built["fingerprint"]
+    assert manifest["sources"]["reviews"]["rows"] == 60
+    assert {path.name for path in place.iterdir()} <= {"tokenizer", "reviews.csv", "bad.csv", "built", "home", "many.csv"}
+
+
+def test_ray_and_the_plain_mapper_write_the_same_bytes(built: dict[str, Any], place: Path, tmp_path: Path) -> None:
+    from corpus.build import apply
+    from corpus.config import DataConfig
+    from corpus.manifest import read_manifest
+    from corpus.planning import plan
+    from corpus.stages import map_here
+
+    recipe = DataConfig.model_validate({**read_manifest(place / "built").recipe, "out": str(tmp_path / "plain")})
+    assert apply(plan(recipe, place / "tokenizer"), map_here).fingerprint == built["fingerprint"]
+
+
+def test_the_same_build_is_skipped_and_starts_no_ray(built: dict[str, Any], build: Raybert) -> None:
+    started = time.monotonic()
+    done = build("reviews.csv", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] is True
+    assert json.loads(done.stdout)["fingerprint"] == built["fingerprint"]
+    assert "verified; nothing to do" in done.stderr
+    assert time.monotonic() - started < 5
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(built: dict[str, Any], build: Raybert, place: Path) -> None:
+    before = tree(place)
+    done = build("reviews.csv", "--dry-run", "--json", "seed=9")
+    plan = json.loads(done.stdout)
+    assert (done.returncode, plan["dry_run"], plan["state"], plan["recipe"]["seed"]) == (0, True, "different", 9)
+    assert tree(place) == before
+
+
+@pytest.mark.parametrize(
+    ("csv", "extra", "message"),
+    [
+        ("bad.csv", [], "holds another build"),
+        ("bad.csv", ["--replace"], "every row has the label 'x'"),
+        ("none.csv", [], "none.csv: no such file"),
+        ("reviews.csv", ["sources.reviews.text_column=review", "--replace"], "no column 'review'; it has text, label"),
+        ("reviews.csv", ["sequence_lenght=9"], "sequence_lenght: unknown key; did you mean sequence_length?"),
+        ("reviews.csv", ["tokenizer=some/hub-name"], "some/hub-name: a hub name"),
+        ("reviews.csv", ["seed=3", "--replace", "workers=4000"], "4000"),
+    ],
+)
+def test_bad_input_is_one_message_and_changes_nothing(
+    built: dict[str, Any], build: Raybert, place: Path, csv: str, extra: list[str], message: str
+) -> None:
+    before = tree(place)
+    done = build(csv, *extra)
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+    assert tree(place) == before
+
+
+def test_ctrl_c_ends_it_within_ten_seconds_and_leaves_the_old_build(built: dict[str, Any], place: Path) -> None:
+    before = tree(place / "built")
+    write_csv(place / "many.csv", 40_000)
+    process = subprocess.Popen(
+        command(place, "many.csv", "--replace", "batch_documents=50"), env=environment(place), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("clean and tokenise"):
+            break
+    else:
+        pytest.fail("the per-row work never began")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert family
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    errors = process.stderr.read()
+    assert process.wait(timeout=20) == 130, errors
+    assert time.monotonic() - started < 10
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert tree(place / "built") == before
+    assert not [path for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_a_flipped_byte_is_found_by_name(built: dict[str, Any], build: Raybert, place: Path) -> None:
+    shard = place / "built" / "packed" / "shard-00000.arrow"
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[:300] + bytes([sound[300] ^ 1]) + sound[301:])
+    try:
+        verify = [sys.executable, "-m", "raybert", "data", "verify", str(place / "built")]
+        done = subprocess.run(verify, env=environment(place), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert "packed/shard-00000.arrow: altered" in done.stderr
+        again = build("reviews.csv")
+        assert again.returncode == 2
+        assert "holds a damaged build" in again.stderr
+        assert "packed/shard-00000.arrow" in again.stderr
+    finally:
+        shard.write_bytes(sound)

@@ -1,0 +1,226 @@
+"""Gangs of gloo processes on loopback that train a tiny model, without Ray: for contracts between engines.
+
+``run_gangs`` starts one launcher, which imports torch and DeepSpeed once and forks the ranks of one gang after the other; a gang runs its
+tasks one after the other in one process group. ``run_task`` is one training run, also without any gang (the plain engine).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ("good", "bad", "movie", "awful", "great", "this", "is")
+Task = dict[str, Any]
+"""``verb``, ``encoder`` (folder), ``recipe``, ``steps``; perhaps ``total_steps`` (of the schedule), ``start_from`` and ``save_to``
+(checkpoint folders), ``poisoned`` and ``scratch`` (a step whose gradient is made not finite on the last rank, and
+where states are kept to be compared). A recipe whose data is not there trains on sixty generated texts."""
+
+
+def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_s: float = 240) -> dict[str, dict[str, Any]]:
+    """Run named tasks on gangs of the given world sizes; returns each task's figures, by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gangs.json").write_text(json.dumps(list(gangs.items())))
+    environment = os.environ | {
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "tests.support.gang", str(folder)]
+        # In a session of its own, so that a rank that hangs can be ended with its launcher.
+        launcher = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        code = launcher.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        code = -1
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, 9)
+            launcher.wait()
+    if code:
+        raise AssertionError(f"gang ended with {code}\n{(folder / 'log').read_text()[-6000:]}")
+    return {name: json.loads((folder / f"{name}.json").read_text()) for tasks in gangs.values() for name in tasks}
+
+
+def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+    """Train; returns ``losses``, ``norms``, ``is_applied`` (one each a step), ``applied`` (steps), ``metrics`` and ``kept``.
+
+    ``kept`` tells whether a poisoned step left this rank's parameters and optimiser state as they were; true without one.
+    """
+    import torch
+
+    from training.assembly import evaluate, loop_arguments
+    from training.checkpoint import Checkpoint, Progress, write_manifest
+    from training.deepspeed_json import deepspeed_config
+    from training.engine import TorchEngine
+    from training.loop import train
+
+    recipe, model, objective = _parts(task)
+    checkpoint = Checkpoint.open(Path(task["start_from"])) if task.get("start_from") else None
+    engine: Any
+    if recipe.engine == "torch":
+        engine = TorchEngine(model, objective, recipe.optimiser, checkpoint=checkpoint)
+    else:
+        from training.zero import DeepSpeedEngine
+
+        rendered = deepspeed_config(recipe)
+        engine = DeepSpeedEngine(model, objective, recipe.optimiser, rendered, device=torch.device("cpu"), checkpoint=checkpoint)
+    start = checkpoint.progress if checkpoint else Progress(0, 0)
+    watched = _Poisoned(engine, start.step, task.get("poisoned"), Path(task["scratch"]) if "scratch" in task else None)
+    reports = list(
+        train(
+            watched,
+            objective,
+            steps=task["steps"],
+            start_step=start.step,
+            optimiser_steps=start.optimiser_steps,
+            **loop_arguments(recipe, task.get("total_steps", task["steps"])),
+        )
+    )
+    metrics = evaluate(engine, objective) if task.get("evaluates", True) else {}
+    applied = reports[-1].optimiser_steps
+    if task.get("save_to"):
+        folder = Path(task["save_to"])
+        files = engine.save(folder)
+        if world_size > 1:
+            everyone: list[Any] = [None] * world_size
+            torch.distributed.all_gather_object(everyone, files)
+            files = {name: entry for entries in everyone for name, entry in entries.items()}
+        if rank == 0:
+            write_manifest(folder, Progress(task["steps"], applied), files, engine.shapes(), {"test": True})
+    return {
+        "losses": [report.loss for report in reports],
+        "norms": [report.grad_norm for report in reports],
+        "is_applied": [report.is_applied for report in reports],
+        "applied": applied,
+        "metrics": metrics,
+        "kept": engine.total([float(watched.kept)])[0] == world_size,
+    }
+
+
+class _Poisoned:
+    """An engine of which one step's gradient is not finite on the last rank."""
+
+    def __init__(self, engine: Any, start: int, step: int | None, scratch: Path | None) -> None:
+        self._engine, self._now, self._step, self._scratch = engine, start, step, scratch
+        self.rank, self.world_size = engine.rank, engine.world_size
+        self.total, self.kept = engine.total, True
+
+    def accumulate(self, batch: Any, *, scale: float) -> float:
+        poison = self._now == self._step and self.rank == self.world_size - 1
+        loss: float = self._engine.accumulate(batch, scale=float("inf") if poison else scale)
+        return loss
+
+    def apply(self, *, learning_rate: float) -> Any:
+        if self._now != self._step:
+            applied = self._engine.apply(learning_rate=learning_rate)
+        else:
+            before = self._saved("before")
+            applied = self._engine.apply(learning_rate=learning_rate)
+            after = self._saved("after")
+            self.kept = before.keys() == after.keys() and all(bool((before[name] == after[name]).all()) for name in before)
+        self._now += 1
+        return applied
+
+    def _saved(self, name: str) -> dict[str, Any]:
+        """What this rank would put in a checkpoint now."""
+        from safetensors.torch import load_file
+
+        assert self._scratch is not None
+        (file,) = self._engine.save(self._scratch / name)
+        return load_file(self._scratch / name / file)
+
+
+def _parts(task: Task) -> tuple[Any, Any, Any]:
+    """Recipe, model, objective."""
+    import numpy as np
+
+    from corpus.labelled import LabelledSplit
+    from corpus.shards import PackedRows
+    from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
+    from training.assembly import assemble
+    from training.config import FinetuneConfig, PretrainConfig
+    from training.objectives import Classification, MaskedLanguageModel
+
+    tokenizer = load_tokenizer(task["encoder"])
+    if task["verb"] == "finetune":
+        recipe = FinetuneConfig.model_validate(task["recipe"])
+        if Path(recipe.data.train).exists():
+            assembly = assemble(recipe, task["encoder"])
+            return recipe, assembly.model, assembly.objective
+        model = new_classifier(task["encoder"], ["negative", "positive"], seed=recipe.seed, dropout=0.0)
+        random = np.random.default_rng(0)
+        texts = [" ".join(random.choice(WORDS, random.integers(2, 20))) for _ in range(60)]
+        split = LabelledSplit(texts, np.array([int("good" in text) for text in texts]), [str(index) for index in range(60)])
+        encoded = tokenizer(texts, truncation=True, max_length=32)["input_ids"]
+        return recipe, model, Classification(encoded, split, classes=2, pad_id=0)
+    recipe = PretrainConfig.model_validate(task["recipe"])
+    model = new_masked_lm(task["encoder"], seed=recipe.seed, dropout=recipe.dropout)
+    objective = MaskedLanguageModel(
+        PackedRows.open(Path(recipe.data)),
+        mask_share=recipe.mask_share,
+        seed=recipe.seed,
+        mask_id=tokenizer.mask_token_id,
+        pad_id=tokenizer.pad_token_id,
+        vocabulary=model.config.vocab_size,
+    )
+    return recipe, model, objective
+
+
+def _rank(rank: int, world_size: int, tasks: Mapping[str, Task], folder: Path) -> None:
+    import torch
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    torch.set_num_threads(1)
+    rendezvous = f"file://{folder}/rendezvous-{world_size}"
+    torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
+    for name, task in tasks.items():
+        found = run_task(task, rank, world_size)
+        if rank == 0:
+            (folder / f"{name}.json").write_text(json.dumps(found))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def main(folder: Path) -> int:
+    """The launcher: fork each gang's ranks, wait for them, give up at the first that fails."""
+    import deepspeed  # noqa: F401  (once, before the fork)
+    import transformers  # noqa: F401
+
+    import training.zero  # noqa: F401
+
+    for world_size, tasks in json.loads((folder / "gangs.json").read_text()):
+        ranks = set()
+        for rank in range(world_size):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    _rank(rank, world_size, tasks, folder)
+                    code = 0
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+            ranks.add(child)
+        while ranks:
+            ended, status = os.wait()
+            ranks.discard(ended)
+            if status:
+                for other in ranks:
+                    os.kill(other, 9)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
