@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import subprocess
@@ -102,7 +103,8 @@ def test_your_own_csv_is_served_in_three_commands_and_every_other_verb_runs(
         if command[0] == "doctor":
             continue  # says what is wrong with a machine, here too; tests/raybert/test_doctor.py runs it
         run(cli, tiny(command))
-    assert (tmp_path / "scored.csv").read_text().splitlines()[0].startswith("text,label,predicted_label")
+    with (tmp_path / "scored.csv").open(newline="", encoding="utf-8") as file:
+        assert next(csv.reader(file)) == ["text", "label", "predicted_label", "predicted_score"]
     assert (tmp_path / "exported" / "raybert.json").is_file()
 
 
