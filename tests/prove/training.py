@@ -2,7 +2,8 @@
 
 1. ZeRO 0, 1, 2 and 3 on two workers against the plain engine, over 200 steps of the same fine-tune: losses within 1e-5 relative over the
    first 20 steps and 1e-3 over all. Real reviews and the default encoder if they can be had, else generated ones.
-2. Three runs on a private Ray of which one worker is killed at a random step: every row once, losses within 1e-3 of an undisturbed run's.
+2. Runs on a private Ray of which one worker is killed at a random step, once with the shipped recipe and real reviews, the others with a
+   tiny encoder: every row once, losses within 1e-3 of an undisturbed run's.
 
 Prints a table of the largest differences; exit code 1 when one is too large.
 """
@@ -17,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +55,9 @@ def relative(found: list[float], wanted: list[float]) -> list[float]:
     return [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
 
 
-def prove_engines(folder: Path, steps: int, *, generated: bool) -> list[tuple[str, str, float, float]]:
+def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[tuple[str, str, float, float]]:
     """Rows of the table: what, measure, found, limit."""
     from tests.support.gang import run_gangs
-
-    encoder, data = material(folder, generated=generated)
 
     def task(engine: str, stage: int, workers: int) -> dict[str, Any]:
         recipe = {
@@ -86,67 +86,127 @@ def prove_engines(folder: Path, steps: int, *, generated: bool) -> list[tuple[st
     return table
 
 
-def prove_recovery(folder: Path, kills: int) -> list[tuple[str, str, float, float]]:
-    """Rows of the table for an undisturbed run and ``kills`` killed ones."""
-    from corpus.config import LabelledDataConfig
-    from corpus.labelled import load_labelled
-    from foundation.records import read_rows
-    from tests.conftest import Cli, end_group, environment_of, wait_for
-    from tests.support.history import attempts, expected_rows, surviving_losses, surviving_rows, workers
+@dataclass(frozen=True)
+class Recovery:
+    """A recipe for two workers, and how often one of them is killed while it runs."""
+
+    name: str
+    file: Path | None
+    overrides: tuple[str, ...]
+    kills: int
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """For the command line."""
+        return (*(("-c", str(self.file)) if self.file else ()), *self.overrides)
+
+    @property
+    def recipe(self) -> Any:
+        """The parsed recipe."""
+        from foundation.config import load
+        from training.config import FinetuneConfig
+
+        return load(FinetuneConfig, self.file, self.overrides)
+
+
+def recoveries(folder: Path, encoder: str, reviews: Path, kills: int) -> list[Recovery]:
+    """The shipped recipe, killed once, and a tiny one for the rest."""
     from tests.support.tiny import make_encoder, write_reviews
 
+    shipped = Recovery(
+        "shipped recipe",
+        ROOT / "configs" / "finetune_movie_reviews_cpu.yaml",
+        (
+            f"encoder={encoder}",
+            f"data.train={reviews}",
+            "register_as=null",
+            "workers.count=2",
+            "workers.cpus_each=1",
+            "checkpoint.every_steps=20",
+            "stop_after_steps=90",
+            "record_rows=true",
+        ),
+        1,
+    )
+    small = Recovery(
+        "tiny recipe",
+        None,
+        (
+            f"encoder={make_encoder(folder / 'tiny')}",
+            f"data.train={write_reviews(folder / 'recovery.csv', 200)}",
+            "rows_per_step=7",
+            "rows_per_microbatch=2",
+            "max_length=32",
+            "dropout=0",
+            "epochs=12",
+            "seed=11",
+            "schedule.peak_lr=3e-3",
+            "workers.count=2",
+            "workers.cpus_each=0.5",
+            "checkpoint.every_steps=40",
+            "record_rows=true",
+        ),
+        kills - 1,
+    )
+    return [recovery for recovery in (shipped, small) if recovery.kills > 0]
+
+
+def prove_recovery(folder: Path, recovery: Recovery) -> list[tuple[str, str, float, float]]:
+    """Rows of the table for an undisturbed run and the killed ones."""
+    from corpus.labelled import load_labelled
+    from tests.conftest import Cli, environment_of
+    from tests.support.history import attempts, expected_rows, surviving_losses, surviving_rows
+
+    print(f"{recovery.name}: an undisturbed run", flush=True)
     home = folder / "home"
     cli = Cli(environment_of(home), folder)
-    data = write_reviews(folder / "recovery.csv", 200)
-    arguments = [
-        f"encoder={make_encoder(folder / 'tiny')}",
-        f"data.train={data}",
-        "rows_per_step=7",
-        "rows_per_microbatch=2",
-        "max_length=32",
-        "dropout=0",
-        "epochs=12",
-        "seed=11",
-        "schedule.peak_lr=3e-3",
-        "workers.count=2",
-        "workers.cpus_each=0.5",
-        "checkpoint.every_steps=40",
-        "record_rows=true",
-    ]
-    undisturbed = cli("finetune", *arguments, "--json", timeout_s=240)
+    undisturbed = cli("finetune", *recovery.arguments, "--json", timeout_s=600)
     if undisturbed.exit_code:
         raise SystemExit(undisturbed.err)
     wanted = surviving_losses(Path(undisturbed.json["run_folder"]))
-    ids = load_labelled(LabelledDataConfig(train=str(data))).train.ids
+    recipe = recovery.recipe
+    ids = load_labelled(recipe.data).train.ids
     table = []
-    for _ in range(kills):
+    for _ in range(recovery.kills):
         seed = random.randrange(2**32)
-        draw = random.Random(seed)
-        # The first checkpoint is committed when the second has been reported.
-        step, rank = draw.randrange(81, len(wanted) - 30), draw.randrange(2)
-        known = set(home.glob("runs/finetune-*"))
-        process = cli.start("finetune", *arguments, "--json")
-        try:
-            wait_for(lambda known=known: set(home.glob("runs/finetune-*/metrics.jsonl")) - {run / "metrics.jsonl" for run in known}, 120)
-            (run,) = set(home.glob("runs/finetune-*")) - known
-            wait_for(lambda run=run, step=step: any(row.get("step", 0) >= step for row in read_rows(run / "metrics.jsonl")), 120)
-            os.kill(workers(run)[rank], signal.SIGKILL)
-            killed = time.monotonic()
-            wait_for(lambda run=run: len(attempts(run)) > 1, 180, "a restart")
-            back = time.monotonic() - killed
-            ended = cli.finish(process, timeout_s=240)
-        finally:
-            if process.poll() is None:
-                end_group(process)
-        if ended.exit_code:
-            raise SystemExit(ended.err)
-        rows, expected = surviving_rows(run), expected_rows(ids, len(wanted), rows_per_step=7, seed=11)
+        run = killed_run(cli, home, recovery.arguments, random.Random(seed), recipe.checkpoint.every_steps, len(wanted))
+        print(f"kill seed {seed}: went on from step {attempts(run)[1]['step']}", flush=True)
+        rows = surviving_rows(run)
+        expected = expected_rows(ids, len(wanted), rows_per_step=recipe.rows_per_step, seed=recipe.seed)
         wrong = sum(rows.get(position) != expected[position] for position in expected) + len(rows.keys() - expected.keys())
-        what = f"kill seed {seed}"
-        print(f"{what}: rank {rank} at step {step}; went on from step {attempts(run)[1]['step']} after {back:.1f} s", flush=True)
+        losses = surviving_losses(run)
+        what = f"{recovery.name}, {seed}"
         table.append((what, "steps with other rows", float(wrong), 0.0))
-        table.append((what, "loss, all steps", max(relative(surviving_losses(run), wanted)), LIMIT))
+        table.append((what, "loss, all steps", max(relative(losses, wanted)), LIMIT))
+        table.append((what, "final loss", relative(losses[-1:], wanted[-1:])[0], LIMIT))
     return table
+
+
+def killed_run(cli: Any, home: Path, arguments: tuple[str, ...], draw: random.Random, every: int, steps: int) -> Path:
+    """Start a run, kill a worker at a step that ``draw`` gives, wait for its end; returns the run's folder."""
+    from foundation.records import read_rows
+    from tests.conftest import end_group, wait_for
+    from tests.support.history import attempts, workers
+
+    # The first checkpoint is committed when the second has been reported.
+    step, rank = draw.randrange(2 * every + 1, steps - every // 2), draw.randrange(2)
+    known = set(home.glob("runs/finetune-*"))
+    process = cli.start("finetune", *arguments, "--json")
+    try:
+        wait_for(lambda: set(home.glob("runs/finetune-*/metrics.jsonl")) - {run / "metrics.jsonl" for run in known}, 120)
+        (run,) = set(home.glob("runs/finetune-*")) - known
+        wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(run / "metrics.jsonl")), 400)
+        os.kill(workers(run)[rank], signal.SIGKILL)
+        killed = time.monotonic()
+        wait_for(lambda: len(attempts(run)) > 1, 180, "a restart")
+        print(f"rank {rank} killed at step {step}; training again after {time.monotonic() - killed:.1f} s", flush=True)
+        ended = cli.finish(process, timeout_s=600)
+    finally:
+        if process.poll() is None:
+            end_group(process)
+    if ended.exit_code:
+        raise SystemExit(ended.err)
+    return run
 
 
 def main() -> int:
@@ -159,11 +219,13 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="raybert-prove-training-") as name:
         folder = Path(name)
-        table = prove_engines(folder, given.steps, generated=given.generated) if given.steps else []
-        table += prove_recovery(folder, given.kills) if given.kills else []
-    print(f"\n{'run':<24} {'largest difference in':<24} {'found':>10} {'limit':>10}")
+        encoder, data = material(folder, generated=given.generated)
+        table = prove_engines(folder, encoder, data, given.steps) if given.steps else []
+        for recovery in recoveries(folder, encoder, data, given.kills):
+            table += prove_recovery(folder, recovery)
+    print(f"\n{'run':<28} {'largest difference in':<24} {'found':>10} {'limit':>10}")
     for what, measure, found, limit in table:
-        print(f"{what:<24} {measure:<24} {found:>10.2e} {limit:>10.0e} {'' if found <= limit else 'TOO LARGE'}")
+        print(f"{what:<28} {measure:<24} {found:>10.2e} {limit:>10.0e} {'' if found <= limit else 'TOO LARGE'}")
     print(f"{time.monotonic() - began:.0f} s")
     return int(any(found > limit for _, _, found, limit in table))
 

@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(place: Path, tmp_path: Path) -> Refusals:
+def assert_refused(place: Path, tmp_path: Path) -> Refusals:
     return Refusals(place, tmp_path / "home")
 
 
@@ -43,22 +43,24 @@ FINETUNE = ("finetune", "encoder=tiny", "max_length=64", GOOD)
 
 
 @pytest.mark.parametrize("arguments", [FINETUNE, ("classify", "nolabel.csv", "out.csv", "--model", "bundle")], ids=["finetune", "classify"])
-def test_a_wrong_token_is_refused_within_seconds(refused: Refusals, shared_cluster: SharedCluster, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_token_is_refused_within_seconds(
+    assert_refused: Refusals, shared_cluster: SharedCluster, arguments: tuple[str, ...]
+) -> None:
     address = shared_cluster.state["address"]
-    wrong = str(refused.place / "token")
-    refused(*arguments, "--address", address, says=[address, "refuses", wrong], within_s=15, RAY_AUTH_TOKEN_PATH=wrong)
+    wrong = str(assert_refused.place / "token")
+    assert_refused(*arguments, "--address", address, says=[address, "refuses", wrong], within_s=15, RAY_AUTH_TOKEN_PATH=wrong)
 
 
-def test_a_wrong_token_in_a_variable_is_refused_and_the_variable_is_named(refused: Refusals, shared_cluster: SharedCluster) -> None:
+def test_a_wrong_token_in_a_variable_is_refused_and_the_variable_is_named(assert_refused: Refusals, shared_cluster: SharedCluster) -> None:
     address = shared_cluster.state["address"]
-    refused(*FINETUNE, "--address", address, says=[address, "RAY_AUTH_TOKEN"], within_s=15, RAY_AUTH_TOKEN="0" * 64)
+    assert_refused(*FINETUNE, "--address", address, says=[address, "RAY_AUTH_TOKEN"], within_s=15, RAY_AUTH_TOKEN="0" * 64)
 
 
-def test_a_job_with_a_wrong_token_is_not_submitted(refused: Refusals, shared_cluster: SharedCluster) -> None:
-    url, wrong = shared_cluster.state["dashboard_url"], str(refused.place / "token")
+def test_a_job_with_a_wrong_token_is_not_submitted(assert_refused: Refusals, shared_cluster: SharedCluster) -> None:
+    url, wrong = shared_cluster.state["dashboard_url"], str(assert_refused.place / "token")
     submit = ("jobs", "submit", "--address", url, "--json", "--", *FINETUNE)
-    refused(*submit, says=[url, "refuses the token", wrong], within_s=15, RAY_AUTH_TOKEN_PATH=wrong)
-    jobs = shared_cluster.cli(refused.place)("jobs", "list", "--json").json["jobs"]
+    assert_refused(*submit, says=[url, "refuses the token", wrong], within_s=15, RAY_AUTH_TOKEN_PATH=wrong)
+    jobs = shared_cluster.cli(assert_refused.place)("jobs", "list", "--json").json["jobs"]
     assert not [job for job in jobs if "good.csv" in job["entrypoint"]]
 
 
@@ -71,10 +73,10 @@ def test_a_job_with_a_wrong_token_is_not_submitted(refused: Refusals, shared_clu
     ids=["in all", "on one node"],
 )
 def test_workers_that_the_cluster_can_never_hold_are_not_waited_for(
-    refused: Refusals, shared_cluster: SharedCluster, asked: list[str], says: list[str]
+    assert_refused: Refusals, shared_cluster: SharedCluster, asked: list[str], says: list[str]
 ) -> None:
     token = shared_cluster.state["token_file"]
-    refused(*FINETUNE, *asked, "--address", shared_cluster.state["address"], says=says, within_s=20, RAY_AUTH_TOKEN_PATH=token)
+    assert_refused(*FINETUNE, *asked, "--address", shared_cluster.state["address"], says=says, within_s=20, RAY_AUTH_TOKEN_PATH=token)
 
 
 def test_ctrl_c_ends_a_data_build_and_leaves_no_folder(start: Callable[..., Watched], place: Path, tmp_path: Path) -> None:

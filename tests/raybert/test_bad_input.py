@@ -29,7 +29,7 @@ GOOD = "data.train=good.csv"
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
+def assert_refused(tmp_path_factory: pytest.TempPathFactory) -> Refusals:
     """One folder of wrong files for all cases: none of them may change it."""
     folder = tmp_path_factory.mktemp("bad_input")
     return Refusals(make_place(folder / "place"), folder / "home")
@@ -54,8 +54,8 @@ def taken() -> Iterator[int]:
         (["cluster", "up", "node=3"], ["node: unknown key; did you mean nodes?"]),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest_known_one(refused: Refusals, arguments: list[str], says: list[str]) -> None:
-    refused(*arguments, says=says)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(assert_refused: Refusals, arguments: list[str], says: list[str]) -> None:
+    assert_refused(*arguments, says=says)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(refused: Refusals, a
         (["evaluate", "--model", "bundle", "--data", "good.csv", "--gate", "accuracy=x"], ["--gate accuracy=x: expected METRIC=NUMBER"]),
     ],
 )
-def test_a_wrong_type_is_named_with_its_key_and_what_was_found(refused: Refusals, arguments: list[str], says: list[str]) -> None:
-    refused(*arguments, says=says)
+def test_a_wrong_type_is_named_with_its_key_and_what_was_found(assert_refused: Refusals, arguments: list[str], says: list[str]) -> None:
+    assert_refused(*arguments, says=says)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_wrong_type_is_named_with_its_key_and_what_was_found(refused: Refusals
         ("list.yaml", ["list.yaml: found a list, expected a mapping"]),
     ],
 )
-def test_a_recipe_that_cannot_be_read_is_named_with_its_place(refused: Refusals, recipe: str, says: list[str]) -> None:
-    refused("finetune", "-c", recipe, says=says)
+def test_a_recipe_that_cannot_be_read_is_named_with_its_place(assert_refused: Refusals, recipe: str, says: list[str]) -> None:
+    assert_refused("finetune", "-c", recipe, says=says)
 
 
 DATA = {
@@ -105,19 +105,19 @@ DATA = {
 
 @pytest.mark.parametrize("file", DATA)
 @pytest.mark.parametrize("verb", ["finetune", "data build"])
-def test_a_wrong_data_file_is_named_with_what_is_wrong_in_it(refused: Refusals, verb: str, file: str) -> None:
+def test_a_wrong_data_file_is_named_with_what_is_wrong_in_it(assert_refused: Refusals, verb: str, file: str) -> None:
     arguments = {
         "finetune": [*FINETUNE, f"data.train={file}"],
         "data build": [*BUILD, f"sources.r.path={file}"],
     }
-    refused(*arguments[verb], says=DATA[file])
+    assert_refused(*arguments[verb], says=DATA[file])
 
 
 @pytest.mark.parametrize("file", ["empty.csv", "one.csv", "latin.csv", "nolabel.csv"])
-def test_an_evaluation_and_a_study_refuse_the_same_files(refused: Refusals, file: str) -> None:
-    refused("evaluate", "--model", "bundle", "--data", file, says=DATA[file])
+def test_an_evaluation_and_a_study_refuse_the_same_files(assert_refused: Refusals, file: str) -> None:
+    assert_refused("evaluate", "--model", "bundle", "--data", file, says=DATA[file])
     if file == "one.csv":
-        refused(*TUNE, f"recipe.data.train={file}", says=DATA[file])
+        assert_refused(*TUNE, f"recipe.data.train={file}", says=DATA[file])
 
 
 @pytest.mark.parametrize(
@@ -130,12 +130,12 @@ def test_an_evaluation_and_a_study_refuse_the_same_files(refused: Refusals, file
         ("corrupt.parquet", ["corrupt.parquet: not a readable Parquet file"]),
     ],
 )
-def test_classify_refuses_its_input_before_it_looks_for_a_model(refused: Refusals, source: str, says: list[str]) -> None:
-    refused("classify", source, f"out{Path(source).suffix}", "--model", "bundle", says=says)
+def test_classify_refuses_its_input_before_it_looks_for_a_model(assert_refused: Refusals, source: str, says: list[str]) -> None:
+    assert_refused("classify", source, f"out{Path(source).suffix}", "--model", "bundle", says=says)
 
 
-def test_pretrain_names_the_folder_that_is_no_build(refused: Refusals) -> None:
-    refused(*PRETRAIN, "data=none", says=["none: no manifest.json", "raybert data build"])
+def test_pretrain_names_the_folder_that_is_no_build(assert_refused: Refusals) -> None:
+    assert_refused(*PRETRAIN, "data=none", says=["none: no manifest.json", "raybert data build"])
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ def test_pretrain_names_the_folder_that_is_no_build(refused: Refusals) -> None:
     ],
     ids=["finetune", "tune", "data build"],
 )
-def test_a_label_of_test_that_train_lacks_is_named_with_its_row(refused: Refusals, arguments: list[str]) -> None:
-    refused(*arguments, says=["'strange': not a label in train", "other.csv#2", "train has negative, positive"])
+def test_a_label_of_test_that_train_lacks_is_named_with_its_row(assert_refused: Refusals, arguments: list[str]) -> None:
+    assert_refused(*arguments, says=["'strange': not a label in train", "other.csv#2", "train has negative, positive"])
 
 
-def test_evaluate_names_a_label_that_the_model_lacks(refused: Refusals) -> None:
-    refused("evaluate", "--model", "bundle", "--data", "other.csv", says=["other.csv: label 'strange' is unknown to the model"])
+def test_evaluate_names_a_label_that_the_model_lacks(assert_refused: Refusals) -> None:
+    assert_refused("evaluate", "--model", "bundle", "--data", "other.csv", says=["other.csv: label 'strange' is unknown to the model"])
 
 
 BUNDLES = {
@@ -178,18 +178,18 @@ BUNDLES = {
     ],
     ids=lambda verb: " ".join(verb[: 2 if verb[0] in ("serve", "models") else 1]),
 )
-def test_a_bundle_with_an_altered_or_missing_file_is_refused_by_name(refused: Refusals, verb: list[str], bundle: str) -> None:
-    refused(*(word.format(bundle) for word in verb), says=BUNDLES[bundle])
+def test_a_bundle_with_an_altered_or_missing_file_is_refused_by_name(assert_refused: Refusals, verb: list[str], bundle: str) -> None:
+    assert_refused(*(word.format(bundle) for word in verb), says=BUNDLES[bundle])
 
 
 def test_a_registered_bundle_that_was_altered_is_not_promoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = Refusals(tmp_path / "place", tmp_path / "home")
-    refused.place.mkdir()
-    monkeypatch.setenv("RAYBERT_HOME", str(refused.home))
+    assert_refused = Refusals(tmp_path / "place", tmp_path / "home")
+    assert_refused.place.mkdir()
+    monkeypatch.setenv("RAYBERT_HOME", str(assert_refused.home))
     bundle = make_classifier_bundle(tmp_path / "bundle")
     Registry().register("reviews", bundle, source=str(bundle.path), run_id="0" * 32)
     (bundle.path / "config.json").write_text("{}")
-    refused("models", "promote", "reviews/1", says=[f"{bundle.path}/config.json: altered"])
+    assert_refused("models", "promote", "reviews/1", says=[f"{bundle.path}/config.json: altered"])
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,10 @@ def test_a_registered_bundle_that_was_altered_is_not_promoted(tmp_path: Path, mo
         ([*FINETUNE, GOOD, "start_from=gone"], ["start_from: ", "gone: no checkpoint.json there"]),
     ],
 )
-def test_a_model_that_is_not_there_is_named_and_no_registry_is_made(refused: Refusals, arguments: list[str], says: list[str]) -> None:
-    refused(*arguments, says=says)
+def test_a_model_that_is_not_there_is_named_and_no_registry_is_made(
+    assert_refused: Refusals, arguments: list[str], says: list[str]
+) -> None:
+    assert_refused(*arguments, says=says)
 
 
 @pytest.mark.parametrize(
@@ -221,8 +223,10 @@ def test_a_model_that_is_not_there_is_named_and_no_registry_is_made(refused: Ref
         (["finetune", GOOD, "encoder=tiny", "max_length=65"], ["max_length is 65 tokens, the model has positions for 64"]),
     ],
 )
-def test_an_encoder_that_cannot_be_used_is_refused_before_anything_starts(refused: Refusals, arguments: list[str], says: list[str]) -> None:
-    refused(*arguments, says=says)
+def test_an_encoder_that_cannot_be_used_is_refused_before_anything_starts(
+    assert_refused: Refusals, arguments: list[str], says: list[str]
+) -> None:
+    assert_refused(*arguments, says=says)
 
 
 @pytest.mark.parametrize(
@@ -235,9 +239,9 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_anything_starts(refuse
     ],
     ids=["quickstart", "serve up", "cluster up, dashboard", "cluster up, MLflow"],
 )
-def test_a_port_in_use_is_named_with_how_to_choose_another(refused: Refusals, taken: int, arguments: list[str], remedy: str) -> None:
+def test_a_port_in_use_is_named_with_how_to_choose_another(assert_refused: Refusals, taken: int, arguments: list[str], remedy: str) -> None:
     free = free_port()
-    refused(*(word.format(taken, free=free) for word in arguments), says=[f"127.0.0.1:{taken}: in use", remedy])
+    assert_refused(*(word.format(taken, free=free) for word in arguments), says=[f"127.0.0.1:{taken}: in use", remedy])
     assert is_free(free)
 
 
@@ -254,8 +258,8 @@ def test_a_port_in_use_is_named_with_how_to_choose_another(refused: Refusals, ta
     ],
     ids=["finetune, workers", "finetune, CPUs of a worker", "finetune, GPUs", "tune", "data build", "classify", "serve up"],
 )
-def test_more_than_this_machine_has_is_refused_with_what_it_has(refused: Refusals, arguments: list[str], says: list[str]) -> None:
-    refused(*(word.replace("{free}", str(free_port())) for word in arguments), says=[*says, "the cluster has "])
+def test_more_than_this_machine_has_is_refused_with_what_it_has(assert_refused: Refusals, arguments: list[str], says: list[str]) -> None:
+    assert_refused(*(word.replace("{free}", str(free_port())) for word in arguments), says=[*says, "the cluster has "])
 
 
 @pytest.mark.parametrize(
@@ -269,18 +273,18 @@ def test_more_than_this_machine_has_is_refused_with_what_it_has(refused: Refusal
     ],
     ids=["finetune", "tune", "data build", "classify", "serve up"],
 )
-def test_no_cluster_at_the_address_is_told_within_seconds(refused: Refusals, arguments: list[str]) -> None:
+def test_no_cluster_at_the_address_is_told_within_seconds(assert_refused: Refusals, arguments: list[str]) -> None:
     address = f"127.0.0.1:{free_port()}"
     words = [word.replace("{free}", str(free_port())) for word in arguments]
-    refused(*words, "--address", address, says=[f"{address}: no cluster answers there", "raybert cluster up"], within_s=15)
+    assert_refused(*words, "--address", address, says=[f"{address}: no cluster answers there", "raybert cluster up"], within_s=15)
 
 
-def test_jobs_submit_tells_of_no_cluster_at_the_address(refused: Refusals) -> None:
+def test_jobs_submit_tells_of_no_cluster_at_the_address(assert_refused: Refusals) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     submit = ("jobs", "submit", "--address", url)
-    refused(*submit, "--json", "--", "models", "list", says=[f"{url}: no cluster answers there"], within_s=15)
-    refused("jobs", "submit", "--", "models", "list", says=["no cluster of this home is running"], within_s=15)
-    refused(*submit, "--", "models", "list", says=["gone: no token can be read there"], RAY_AUTH_TOKEN_PATH="gone")
+    assert_refused(*submit, "--json", "--", "models", "list", says=[f"{url}: no cluster answers there"], within_s=15)
+    assert_refused("jobs", "submit", "--", "models", "list", says=["no cluster of this home is running"], within_s=15)
+    assert_refused(*submit, "--", "models", "list", says=["gone: no token can be read there"], RAY_AUTH_TOKEN_PATH="gone")
 
 
 @pytest.fixture
@@ -293,10 +297,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(str(error))
 
 
-def test_data_build_refuses_a_disk_without_room(refused: Refusals, disk: Path, tmp_path: Path) -> None:
+def test_data_build_refuses_a_disk_without_room(assert_refused: Refusals, disk: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.csv"
     large.write_text("text,label\n" + "".join(f"{i} {'word ' * 200},{i % 2}\n" for i in range(2000)))
-    refused(*BUILD, f"sources.r.path={large}", f"out={disk / 'built'}", says=[f"{disk / 'built'}: no room on the disk", "out=DIR"])
+    assert_refused(*BUILD, f"sources.r.path={large}", f"out={disk / 'built'}", says=[f"{disk / 'built'}: no room on the disk", "out=DIR"])
     assert snapshot(disk) == {}
 
 
@@ -313,9 +317,9 @@ def test_a_disk_that_fills_up_while_a_folder_is_written_leaves_nothing_of_it(dis
 
 
 @pytest.mark.parametrize("arguments", [[*FINETUNE, GOOD], [*TUNE, f"recipe.{GOOD}"]], ids=["finetune", "tune"])
-def test_a_run_is_refused_when_its_checkpoints_cannot_fit(refused: Refusals, disk: Path, arguments: list[str]) -> None:
+def test_a_run_is_refused_when_its_checkpoints_cannot_fit(assert_refused: Refusals, disk: Path, arguments: list[str]) -> None:
     says = [f"{disk / 'runs'}: no room on the disk", "MB are free", "point RAYBERT_HOME to a folder on a larger disk"]
-    Refusals(refused.place, disk)(*arguments, says=says)
+    Refusals(assert_refused.place, disk)(*arguments, says=says)
 
 
 def test_what_a_run_may_write_grows_with_the_checkpoints_that_it_keeps() -> None:
