@@ -88,7 +88,7 @@ def test_every_import_is_declared(package: str, extra: str) -> None:
 
 
 def test_a_client_needs_neither_torch_nor_ray() -> None:
-    assert declared("") == {"httpx", "pydantic", "pyyaml", "rich", "typer"}
+    assert declared("") == {"httpx", "pydantic", "pydantic-core", "pyyaml", "rich", "typer"}
 
 
 def test_everything_installed_is_pinned_and_the_pins_are_what_is_installed() -> None:

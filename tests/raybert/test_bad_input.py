@@ -20,6 +20,8 @@ from tests.support.tiny import make_classifier_bundle
 from training.config import CheckpointConfig, PretrainConfig
 from training.planning import check_room, checkpoint_bytes, run_bytes
 
+pytestmark = pytest.mark.slow  # a process for every case
+
 FINETUNE = ("finetune", "encoder=tiny", "max_length=64")
 BUILD = ("data", "build", "tokenizer=tiny", "out=built", "sources.r.label_column=label")
 SPACE = "space={schedule.peak_lr: {kind: log_uniform, low: 1.0e-5, high: 1.0e-3}}"
