@@ -35,6 +35,10 @@ _FOREIGN = (
 )
 _GONE_S = 20.0
 
+# Whoever starts the tests in the background of a script hands them an ignored Ctrl-C, and every verb that they start would ignore it too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Ran:
