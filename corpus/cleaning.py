@@ -1,15 +1,13 @@
 """Cleaning, one text at a time: repair, and the reason to drop. Pure; whoever calls it counts.
 
-``repair`` is applied to every text, labelled ones too. ``reason_to_drop`` and ``repeated`` only decide about the packed corpus: a labelled
-row is never dropped or moved by cleaning, so that a test set stays the test set.
+``repair`` is applied to every text, labelled ones too. ``reason_to_drop`` only decides about the packed corpus: a labelled row is never
+dropped or moved by cleaning, so that a test set stays the test set.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Literal
 
 UnicodeForm = Literal["NFC", "NFKC"]
@@ -21,10 +19,13 @@ _CONTROLS = re.compile(
 )
 # Every run of white space, no-break and ideographic spaces included.
 _SPACES = re.compile(r"\s+")
+_SPACES_IN_LINE = re.compile(r"[^\S\n]+")
+_LINE_ENDS = re.compile(r" ?\n ?")
+_BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def repair(text: str, form: UnicodeForm = "NFC") -> str:
-    """Undo mojibake, normalise Unicode, remove control characters, make each run of white space one space.
+    """Undo mojibake, normalise Unicode, remove control characters, fold white space; lines and paragraphs (blank lines) stay.
 
     Repairing a repaired text changes nothing.
     """
@@ -33,23 +34,16 @@ def repair(text: str, form: UnicodeForm = "NFC") -> str:
     return once if once == text else _settle(once, form)
 
 
+def one_line(repaired: str) -> str:
+    """A repaired text with each run of white space made one space: the form of a labelled text."""
+    return _SPACES.sub(" ", repaired)
+
+
 def reason_to_drop(text: str, min_characters: int) -> str | None:
     """Why a repaired text does not go into the packed corpus, or None to keep it."""
     if not text:
         return "empty"
     return "too short" if len(text) < min_characters else None
-
-
-def repeated(texts: Iterable[str]) -> list[bool]:
-    """For each text, whether the same one, letter for letter, came before; the first is kept."""
-    seen: set[bytes] = set()
-    found = []
-    for text in texts:
-        # Sixteen bytes a text rather than the text itself: memory stays small, a collision is out of reach.
-        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        found.append(digest in seen)
-        seen.add(digest)
-    return found
 
 
 def _settle(text: str, form: UnicodeForm) -> str:
@@ -75,4 +69,5 @@ def _repair_once(text: str, form: UnicodeForm) -> str:
         explain=False,
     )
     fixed = unicodedata.normalize(form, ftfy.fix_text(text, config))
-    return _SPACES.sub(" ", _CONTROLS.sub("", fixed)).strip()
+    folded = _LINE_ENDS.sub("\n", _SPACES_IN_LINE.sub(" ", _CONTROLS.sub("", fixed)))
+    return _BLANK_LINES.sub("\n\n", folded).strip()

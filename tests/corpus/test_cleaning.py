@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.cleaning import reason_to_drop, repair, repeated
+from corpus.cleaning import one_line, reason_to_drop, repair
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from corpus.cleaning import reason_to_drop, repair, repeated
         ("schÃ¶n", "schön"),
         ("cafe\u0301", "café"),
         ("  two \t words\r\n", "two words"),
+        ("two \r\n lines\n\n \n\nand a paragraph", "two\nlines\n\nand a paragraph"),
         ("nul\x00 bell\x07", "nul bell"),
         ("zero\u200bwidth \ufefffeff", "zerowidth feff"),
         ("a\u00a0b\u3000c", "a b c"),
@@ -43,5 +44,5 @@ def test_texts_are_dropped_for_a_reason() -> None:
     assert [reason_to_drop(text, 3) for text in ("", "ab", "abc")] == ["empty", "too short", None]
 
 
-def test_the_first_of_equal_texts_is_kept() -> None:
-    assert repeated(["a", "b", "a", "A", "b"]) == [False, False, True, False, True]
+def test_a_labelled_text_is_one_line() -> None:
+    assert one_line(repair(" two\r\n\r\nlines\u2028here")) == "two lines here"

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from corpus.sources import labelled_rows, read_files
+from corpus.files import files_of
+from corpus.sources import BYTES_PER_TABLE, BadLines, labelled_rows, read_file, read_files
 from foundation.errors import DataError
 
 ROWS = [('naïve, "quoted"\nand broken', "a"), ("NA", "2"), ("plain", "a")]
@@ -89,7 +90,6 @@ def test_places_without_data_are_refused(tmp_path: Path) -> None:
         (str(tmp_path / "none.csv"), "none.csv: no such file"),
         (str(tmp_path / "*.csv"), "no such file"),
         (str(tmp_path), "a folder without .txt"),
-        ("s3://bucket/a.csv", "only files on this machine"),
     ]:
         with pytest.raises(DataError, match=message):
             read_files(path, text_column="text")
@@ -112,3 +112,80 @@ def test_rows_without_text_or_label_are_named() -> None:
     table = table.set_column(1, "text", pa.array([" "] * 9))
     with pytest.raises(DataError, match=r"no text in 9 of 9 rows \(a#0, a#1, a#2, a#3, a#4, …\)"):
         labelled_rows(table, "a.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_compressed_files_give_the_same_rows(tmp_path: Path, suffix: str, compression: str) -> None:
+    plain = write(tmp_path, suffix)
+    packed = tmp_path / f"packed{suffix}{'.gz' if compression == 'gzip' else '.zst'}"
+    with pa.output_stream(str(packed), compression=compression) as sink:
+        sink.write(plain.read_bytes())
+    wanted = read_files(str(plain), text_column="text", label_column="label").drop_columns("id")
+    assert read_files(str(packed), text_column="text", label_column="label").drop_columns("id") == wanted
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(DataError, match=f"{packed.name}: (cannot be read to its end|not a readable CSV file)"):
+        read_files(str(packed), text_column="text", label_column="label")
+
+
+def test_a_uri_is_read_like_a_path(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/b.txt", "a.txt", "c.bin"):
+        (tmp_path / name).write_text(f"{name}\n")
+    base = tmp_path.as_uri()
+    for path, wanted in [
+        (base, ["a.txt", "sub/b.txt"]),
+        (f"{base}/a.txt", ["a.txt"]),
+        (f"{base}/*.txt", ["a.txt", "sub/b.txt"]),
+        (f"{base}/sub/*.txt", ["sub/b.txt"]),
+    ]:
+        assert read_files(path, text_column="text")["text"].to_pylist() == wanted
+    with pytest.raises(DataError, match="none: no such file"):
+        read_files(f"{base}/none", text_column="text")
+    with pytest.raises(DataError, match="what://x: no file system for it"):
+        read_files("what://x", text_column="text")
+
+
+def test_a_saved_data_set_is_read_in_its_own_order(tmp_path: Path) -> None:
+    # What ``datasets.Dataset.save_to_disk`` leaves: Arrow streams, named in order by state.json.
+    table = pa.table({"text": ["one", "two"], "label": [0, 1]})
+    for name in ("data-00001-of-00002.arrow", "data-00000-of-00002.arrow", "cache-1234.arrow"):
+        with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table if "cache" in name else table.slice(int(name[9]), 1))
+    state = {"_data_files": [{"filename": f"data-0000{i}-of-00002.arrow"} for i in range(2)]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    found = read_files(str(tmp_path), text_column="text", label_column="label")
+    assert found["text"].to_pylist() == ["one", "two"]
+    assert found["label"].to_pylist() == ["0", "1"]
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(DataError, match="holds the splits train, test; name one of them"):
+        read_files(str(tmp_path), text_column="text")
+
+
+def test_a_line_longer_than_any_block_is_one_text(tmp_path: Path) -> None:
+    long = "wörd " * 2_000_000
+    (tmp_path / "a.txt").write_text(f"first\n{long}\nlast", encoding="utf-8")
+    assert read_files(str(tmp_path / "a.txt"), text_column="text")["text"].to_pylist() == ["first", long, "last"]
+    (tmp_path / "a.csv").write_text(f'text,label\nfirst,a\n"{long}",b\n', encoding="utf-8")
+    assert read_files(str(tmp_path / "a.csv"), text_column="text", label_column="label")["text"].to_pylist() == ["first", long]
+
+
+def test_tables_are_bounded_in_rows_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(["x" * 3_000_000] * 5 + ["y"] * 25))
+    (file,) = files_of(str(tmp_path / "a.txt"))
+    tables = list(read_file(file, text_column="text", rows=10))
+    assert max(len(table) for table in tables) <= 10
+    assert max(table.column("text").nbytes for table in tables) <= BYTES_PER_TABLE
+    assert [row for table in tables for row in table["id"].to_pylist()] == [f"a.txt#{row}" for row in range(1, 31)]
+
+
+def test_bad_lines_are_counted_up_to_the_share_that_is_allowed(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"text {i}"}) if i % 10 else "{cut" for i in range(100)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (file,) = files_of(str(tmp_path / "a.jsonl"))
+    bad = BadLines(share=0.1)
+    assert sum(len(table) for table in read_file(file, text_column="text", bad=bad)) == 90
+    assert (bad.lines, bad.bad, len(bad.examples)) == (100, 10, 5)
+    assert "a.jsonl: line 1: not valid JSON" in bad.examples[0]
+    with pytest.raises(DataError, match=r"a.jsonl: line 1: not valid JSON.*10 of 100 lines are bad, more than max_bad_share=0.09"):
+        list(read_file(file, text_column="text", bad=BadLines(share=0.09)))
