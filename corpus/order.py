@@ -1,8 +1,9 @@
 """The order in which training visits rows, as a function: no stream, no state, nothing to save but the step number.
 
 ``order(seed, epoch, rows)`` is a keyed permutation of ``range(rows)`` evaluated by index, in memory that does not grow with ``rows``.
-``rows_of_step`` says which rows a step holds. Neither knows how many workers there are, so no failure and no resize can change the
-order. Masks are the other half of this promise: ``masks.py``.
+A ``RowOrder`` says which row is visited at each position; ``UniformOrder`` is the plain one, weighted mixes and curricula are in
+``mixture.py``. Which positions a step holds is ``positions.py``; ``rows_of_step`` is both for a constant batch. None of them knows how
+many workers there are, so no failure and no resize can change the order. Masks are the other half of this promise: ``masks.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,26 +70,112 @@ class StepRows(NamedTuple):
     """The rows of one step, in order. G = rows per step."""
 
     epochs: npt.NDArray[np.int64]
-    """(G,) the epoch in which each row is visited; masks are keyed by it."""
+    """(G,) the epoch in which each row is visited, in a weighted mix its source's pass; no row has the same number twice, and masks are
+    keyed by it."""
     rows: npt.NDArray[np.int64]
     """(G,) row numbers."""
+    step: int | None = None
+    """The step that holds them; None for rows that no step holds, such as those of an evaluation."""
 
 
-def order(seed: int, epoch: int, rows: int) -> Bijection:
+class RowOrder(Protocol):
+    """Which row is visited at each position of a run. Positions count rows from the run's first, through all epochs."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in the data: row numbers are below it."""
+
+    @property
+    def epoch_rows(self) -> int:
+        """Positions in one epoch."""
+
+    def rows_at(self, positions: npt.ArrayLike) -> StepRows:
+        """The rows at ``positions``: (G,) integers from 0, in any order. Each is found on its own, whatever else is asked for."""
+
+
+@dataclass(frozen=True)
+class UniformOrder:
+    """Every row exactly once an epoch, each epoch in an order of its own."""
+
+    rows: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rows <= 2**62:
+            raise ValueError(f"rows is {self.rows}; an order needs between 1 and 2**62 rows")
+
+    @property
+    def epoch_rows(self) -> int:
+        """As many as there are rows."""
+        return self.rows
+
+    def rows_at(self, positions: npt.ArrayLike) -> StepRows:
+        """The rows at ``positions``, (G,) integers from 0."""
+        epochs, indices = np.divmod(checked_positions(positions), self.rows)
+        return StepRows(epochs, visited(self.seed, epochs, indices, rows=self.rows))
+
+
+def order(seed: int, epoch: int, rows: int, *, part: str = "") -> Bijection:
     """The permutation of ``range(rows)`` for one epoch. Constant time and memory.
+
+    Args:
+        seed: Of the order.
+        epoch: Or the pass.
+        rows: How many there are to permute.
+        part: Name of a part of the data; parts of equal size get permutations of their own.
 
     Raises:
         ValueError: ``rows`` is not between 1 and 2**62.
     """
     if not 0 < rows <= 2**62:
         raise ValueError(f"rows is {rows}; an order needs between 1 and 2**62 rows")
-    text = f"raybert order {seed} {epoch} {rows}".encode()
+    text = f"raybert order {seed} {epoch} {rows}{' ' if part else ''}{part}".encode()
     digest = hashlib.blake2b(text, digest_size=8 * _ROUNDS).digest()
     return Bijection(rows, tuple(int.from_bytes(digest[8 * i : 8 * i + 8], "little") for i in range(_ROUNDS)))
 
 
+def visited(
+    seed: int, epochs: npt.NDArray[np.int64], indices: npt.NDArray[np.int64], *, rows: int, part: str = ""
+) -> npt.NDArray[np.int64]:
+    """Where the orders of several epochs lead: for each place, ``order(seed, epoch, rows)(index)``.
+
+    Args:
+        seed: Of the order.
+        epochs: (G,) epoch of each place.
+        indices: (G,) index within the epoch, in ``range(rows)``.
+        rows: Rows that the order permutes.
+        part: As in ``order``.
+
+    Returns:
+        (G,) in ``range(rows)``.
+    """
+    found = np.empty(len(indices), dtype=np.int64)
+    if rows == 1:
+        # Nothing to permute, and a source of one row can have thousands of passes in a step.
+        found[:] = 0
+        return found
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        found[inside] = order(seed, int(epoch), rows, part=part)(indices[inside])
+    return found
+
+
+def checked_positions(positions: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """``positions`` as int64.
+
+    Raises:
+        IndexError: One of them is negative.
+    """
+    asked = np.asarray(positions, dtype=np.int64)
+    if asked.size and asked.min() < 0:
+        raise IndexError(f"positions count from 0; asked for {asked.min()}")
+    return asked
+
+
 def rows_of_step(step: int, *, rows_per_step: int, rows: int, seed: int) -> StepRows:
     """The rows of step ``step`` (the first is 0), each epoch visiting every row exactly once; a step may cross epochs.
+
+    The plain case of ``positions.step_rows``: a uniform order and a constant batch.
 
     Args:
         step: The step's number.
@@ -96,13 +183,7 @@ def rows_of_step(step: int, *, rows_per_step: int, rows: int, seed: int) -> Step
         rows: Rows in the data.
         seed: Of the order.
     """
-    positions = np.arange(step * rows_per_step, (step + 1) * rows_per_step, dtype=np.int64)
-    epochs, indices = np.divmod(positions, rows)
-    visited = np.empty(rows_per_step, dtype=np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-        inside = epochs == epoch
-        visited[inside] = order(seed, epoch, rows)(indices[inside])
-    return StepRows(epochs, visited)
+    return UniformOrder(rows, seed).rows_at(np.arange(step * rows_per_step, (step + 1) * rows_per_step, dtype=np.int64))
 
 
 def _mix(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:

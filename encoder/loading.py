@@ -64,8 +64,15 @@ def new_classifier(location: str, labels: Sequence[str], *, seed: int, dropout: 
         return AutoModelForSequenceClassification.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0) -> Any:
-    """An encoder with its masked-language-model head in fp32; a head that the encoder lacks is drawn from ``seed``, its decoder tied."""
+def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0) -> Any:
+    """An encoder with its masked-language-model head in fp32; what the encoder lacks is drawn from ``seed``, the decoder is tied.
+
+    Args:
+        location: Folder or hub id.
+        seed: Of what is drawn.
+        dropout: As the encoder's configuration says when None.
+        vocabulary: Ids that the tokenizer makes; the model gets embeddings for those that it has none for.
+    """
     import torch
     from transformers import AutoModelForMaskedLM
 
@@ -73,7 +80,10 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0) -> A
     _set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]), _explained(location):
         torch.manual_seed(seed)
-        return AutoModelForMaskedLM.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForMaskedLM.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
+        if vocabulary > model.config.vocab_size:
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        return model
 
 
 def check_vocabulary(model_config: Any, tokenizer: Any, location: str) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from corpus.labelled import LabelledData, load_labelled
-from corpus.order import StepRows
+from corpus.masks import LinearShare, Masking, Spans
+from corpus.order import RowOrder, StepRows
+from corpus.positions import linear_ramp
 from corpus.shards import PackedRows
 from encoder.loading import check_vocabulary, load_tokenizer, longest_input, new_classifier, new_masked_lm
 from foundation.errors import ConfigError
@@ -41,6 +43,8 @@ class Assembly:
     steps: int
     data_fingerprint: str
     labels: tuple[str, ...] = ()
+    order: RowOrder | None = None
+    """Of the training rows; None is every row once an epoch."""
 
 
 def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None) -> Assembly:
@@ -80,20 +84,33 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> As
 
 def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
     packed = PackedRows.open(Path(recipe.data))
-    tokenizer = load_tokenizer(location)
-    theirs = load_tokenizer(str(packed.tokenizer_folder))
-    if tokenizer.get_vocab() != theirs.get_vocab():
+    tokenizer = load_tokenizer(str(packed.tokenizer_folder))
+    placeholders = packed.manifest.tokenizer.placeholders
+    taken = set(placeholders.values())
+    # A build may have put placeholders of personal data where the encoder's vocabulary had unused tokens, or behind its end.
+    vocabularies = [t.get_vocab().items() for t in (load_tokenizer(location), tokenizer)]
+    known, wanted = ({word: number for word, number in found if word not in placeholders and number not in taken} for found in vocabularies)
+    if known != wanted:
         raise ConfigError(
             f"{recipe.data}: was tokenised with another vocabulary than the encoder's; build the data with tokenizer={recipe.encoder}"
         )
-    model = new_masked_lm(location, seed=recipe.seed, dropout=recipe.dropout)
+    model = new_masked_lm(location, seed=recipe.seed, dropout=recipe.dropout, vocabulary=packed.manifest.tokenizer.vocabulary)
     check_pretrainable(model.config.model_type, location)
     longest_input(model.config, tokenizer, packed.sequence_length, location)
+
+    share: float | LinearShare = recipe.mask_share
+    if recipe.masking.final_share is not None:
+        share = LinearShare(recipe.steps, recipe.mask_share, recipe.masking.final_share)
+    continues = _continuing(tokenizer, packed.manifest.tokenizer.vocabulary, recipe.encoder) if recipe.masking.whole_words else None
+    spans = Spans() if recipe.masking.spans else None
+    masking = Masking(recipe.masking.mask, recipe.masking.random, spans, recipe.masking.predictions_per_row)
 
     def objective(rows: PackedRows) -> MaskedLanguageModel:
         return MaskedLanguageModel(
             rows,
-            mask_share=recipe.mask_share,
+            mask_share=share,
+            masking=masking,
+            continues=continues,
             seed=recipe.seed,
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id or 0,
@@ -107,7 +124,17 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
         tokenizer=tokenizer,
         steps=recipe.steps,
         data_fingerprint=packed.manifest.fingerprint,
+        order=packed.order(recipe.seed),
     )
+
+
+def _continuing(tokenizer: Any, vocabulary: int, encoder: str) -> Any:
+    """(V,) which tokens continue a word."""
+    continues = np.zeros(vocabulary, dtype=np.bool_)
+    continues[[number for word, number in tokenizer.get_vocab().items() if word.startswith("##")]] = True
+    if not continues.any():
+        raise ConfigError(f"masking.whole_words: {encoder} has no WordPiece vocabulary, so its tokens do not say which word they continue")
+    return continues
 
 
 def torch_engine(assembly: Assembly, recipe: RunConfig, *, device: torch.device, checkpoint: Checkpoint | None) -> TorchEngine:
@@ -122,7 +149,10 @@ def rate_of(recipe: RunConfig, steps: int) -> Callable[[int], float]:
 
 def loop_arguments(recipe: RunConfig, steps: int) -> dict[str, Any]:
     """What ``loop.train`` takes from a recipe."""
+    ramp = recipe.batch_ramp if isinstance(recipe, PretrainConfig) else None
+    batches = linear_ramp(ramp.first_rows, recipe.rows_per_step, increment=ramp.increment, over_rows=ramp.over_rows) if ramp else None
     return {
+        "batches": batches,
         "rows_per_step": recipe.rows_per_step,
         "rows_per_microbatch": recipe.rows_per_microbatch,
         "seed": recipe.seed,

@@ -123,6 +123,40 @@ class RunConfig(Config):
         return "torch" if self.workers.count == 1 else "deepspeed"
 
 
+class BatchRampConfig(Config):
+    """A batch warm-up: rows per step grow as rows are seen."""
+
+    first_rows: int = Field(ge=1)
+    """Rows in a step at the beginning."""
+    increment: int = Field(ge=1)
+    """Rows added from stage to stage, until `rows_per_step` is reached."""
+    over_rows: int = Field(ge=1)
+    """Rows seen until then, in equal parts for each stage."""
+
+
+class MaskingConfig(Config):
+    """Which tokens are predicted, and what becomes of them."""
+
+    final_share: float | None = Field(None, gt=0, lt=1)
+    """The share falls (or rises) linearly from `mask_share` to this at the last step. null keeps it."""
+    whole_words: bool = False
+    """Choose all pieces of a word together. For WordPiece vocabularies."""
+    spans: bool = False
+    """Choose contiguous spans (Joshi et al. 2020: lengths geometric with p = 0.2, at most 10)."""
+    mask: float = Field(0.8, ge=0, le=1)
+    """Share of the chosen that becomes the mask token."""
+    random: float = Field(0.1, ge=0, le=1)
+    """Share that becomes a random token; what is left stays as it is."""
+    predictions_per_row: int | None = Field(None, ge=1)
+    """Most predictions in a row. null sets no limit."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        if self.mask + self.random > 1:
+            raise ValueError(f"mask is {self.mask} and random {self.random}; together they are at most 1")
+        return self
+
+
 class PretrainConfig(RunConfig):
     """Masked-language-model training on a `data build` folder."""
 
@@ -131,11 +165,21 @@ class PretrainConfig(RunConfig):
     steps: int = Field(200, ge=1)
     """Optimiser steps in all."""
     mask_share: float = Field(0.15, gt=0, lt=1)
-    """Share of a row's tokens that is predicted."""
+    """Share of a row's tokens that is predicted. Held-out rows are always measured at 15 %."""
+    masking: MaskingConfig = MaskingConfig()
+    """Further choices about masks."""
+    batch_ramp: BatchRampConfig | None = None
+    """Begin with smaller steps. null has all steps alike."""
     rows_per_step: int = Field(16, ge=1)
     """Packed rows in a step."""
     rows_per_microbatch: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _ramp_rises(self) -> Self:
+        if self.batch_ramp is not None and self.batch_ramp.first_rows > self.rows_per_step:
+            raise ValueError(f"batch_ramp.first_rows is {self.batch_ramp.first_rows}, more than rows_per_step, {self.rows_per_step}")
+        return self
 
 
 class FinetuneConfig(RunConfig):

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from corpus.labelled import LabelledData
+from corpus.manifest import read_manifest
+from corpus.shards import TOKENIZER_FOLDER
 from encoder.classifier import SequenceClassifier
 from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
 from foundation.bundle import Bundle, Gate, GoldenRequest, seal
@@ -80,9 +82,10 @@ def export_encoder(
     metrics: Mapping[str, float],
 ) -> Bundle:
     """Write a continued encoder with its masked-language-model head."""
-    model = new_masked_lm(location, seed=recipe.seed, dropout=None)
+    data = Path(recipe.data)
+    model = new_masked_lm(location, seed=recipe.seed, dropout=None, vocabulary=read_manifest(data).tokenizer.vocabulary)
     Checkpoint.open(checkpoint).load_parameters(model)
-    tokenizer = load_tokenizer(location)
+    tokenizer = load_tokenizer(str(data / TOKENIZER_FOLDER))
     with _published(target, model, tokenizer) as part:
         bundle = seal(
             part,

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from corpus.order import StepRows, rows_of_step
+from corpus.order import RowOrder, StepRows, UniformOrder
+from corpus.positions import BatchSchedule, constant, step_rows
 from training.division import microbatches_of_rank
 
 
@@ -118,14 +119,21 @@ def train(
     seed: int,
     learning_rate: Callable[[int], float],
     seed_noise: Callable[[int], object],
+    order: RowOrder | None = None,
+    batches: BatchSchedule | None = None,
     start_step: int = 0,
     optimiser_steps: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> Iterator[StepReport]:
-    """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran."""
+    """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran.
+
+    ``order`` defaults to every row once an epoch, ``batches`` to ``rows_per_step`` in every step.
+    """
+    order = order or UniformOrder(objective.rows, seed)
+    batches = batches or constant(rows_per_step)
     for step in range(start_step, steps):
         began = time.perf_counter()
-        rows = rows_of_step(step, rows_per_step=rows_per_step, rows=objective.rows, seed=seed)
+        rows = step_rows(step, order, batches)
         lengths = objective.lengths(rows)
         count = objective.count(rows)
         plan = microbatches_of_rank(lengths, engine.rank, engine.world_size, rows_per_microbatch)

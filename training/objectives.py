@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from corpus.labelled import LabelledSplit
-from corpus.masks import mask_row, masked_count
+from corpus.masks import BERT, LinearShare, Masking, mask_row, masked_count, predicted_count, share_at
 from corpus.order import StepRows
 from corpus.shards import PackedRows
 from encoder.batches import block_attention, document_layout, pad
@@ -22,6 +23,9 @@ from foundation.errors import EncoderError
 from training.metrics import classification_metrics
 
 Batch = dict[str, torch.Tensor]
+
+EVALUATION_SHARE = 0.15
+"""Share of tokens predicted in held-out rows, whatever training does: losses at other shares cannot be compared."""
 
 
 class ModelObjective(Protocol):
@@ -93,9 +97,22 @@ class Classification:
 class MaskedLanguageModel:
     """Masked-token prediction on packed rows: attention and positions per document, logits only where a token was masked."""
 
-    def __init__(self, packed: PackedRows, *, mask_share: float, seed: int, mask_id: int, pad_id: int, vocabulary: int) -> None:
+    def __init__(
+        self,
+        packed: PackedRows,
+        *,
+        mask_share: float | LinearShare,
+        seed: int,
+        mask_id: int,
+        pad_id: int,
+        vocabulary: int,
+        masking: Masking = BERT,
+        continues: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """``continues`` (V,) says of each token whether it continues a word; given, whole words are masked."""
         self._packed = packed
         self._mask_share = mask_share
+        self._masking, self._continues = masking, continues
         self._seed = seed
         self._mask_id, self._pad_id, self._vocabulary = mask_id, pad_id, vocabulary
         self.rows = len(packed)
@@ -106,7 +123,14 @@ class MaskedLanguageModel:
 
     def count(self, rows: StepRows) -> float:
         """Masked tokens, known from the rows' lengths before any is masked."""
-        return float(sum(masked_count(self._packed.maskable_tokens(int(row)), self._mask_share) for row in rows.rows))
+        share = self._share(rows)
+        if self._continues is None and self._masking.predictions is None:
+            return float(sum(masked_count(self._packed.maskable_tokens(int(row)), share) for row in rows.rows))
+        total = 0
+        for row in rows.rows:
+            ids = self._packed.row(int(row)).ids
+            total += predicted_count(self._packed.maskable(ids), share, masking=self._masking, continues=self._continuing(ids))
+        return float(total)
 
     def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Batch:
         """ids_BT after masking, document_BT, positions_BT, flat masked positions_M with their labels_M, and the weight."""
@@ -117,12 +141,14 @@ class MaskedLanguageModel:
             masked = mask_row(
                 row.ids,
                 self._packed.maskable(row.ids),
-                share=self._mask_share,
+                share=self._share(rows),
                 seed=self._seed,
                 epoch=int(rows.epochs[member]),
                 row=int(rows.rows[member]),
                 mask_id=self._mask_id,
                 vocabulary=self._vocabulary,
+                masking=self._masking,
+                continues=self._continuing(row.ids),
             )
             ids.append(masked.ids.tolist())
             positions.append(masked.positions + index * width)
@@ -137,6 +163,12 @@ class MaskedLanguageModel:
             "labels": torch.from_numpy(np.concatenate(labels)).long(),
             "weight": torch.tensor(weight),
         }
+
+    def _share(self, rows: StepRows) -> float:
+        return EVALUATION_SHARE if rows.step is None else share_at(rows.step, self._mask_share)
+
+    def _continuing(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+        return None if self._continues is None else self._continues[ids]
 
     def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
         """``EPOCH/ROW`` of each packed row."""

@@ -62,6 +62,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         start_step=progress.step,
         optimiser_steps=progress.optimiser_steps,
         hooks=hooks,
+        order=assembly.order,
         **loop_arguments(recipe, assembly.steps),
     ):
         pass

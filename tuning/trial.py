@@ -70,6 +70,7 @@ def run_trial(
         start_step=progress.step,
         optimiser_steps=progress.optimiser_steps,
         hooks=[every(report_every_steps, report, last=last)],
+        order=assembly.order,
         **loop_arguments(recipe, assembly.steps),
     ):
         pass

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.order import order, rows_of_step
+from corpus.order import UniformOrder, order, rows_of_step
 
 SEEDS = (0, 1, 2, 3, 4)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "order-and-masks.md"
 
 
 @given(rows=st.integers(1, 3_000), seed=st.integers(-(2**70), 2**70), epoch=st.integers(0, 2**40))
@@ -42,6 +48,13 @@ def test_a_step_cut_among_any_number_of_workers_is_the_same_step(rows: int, grou
     assert np.array_equal(np.concatenate(cut), whole.rows)
 
 
+@given(rows=st.integers(1, 100), seed=st.integers(0, 2**40), positions=st.lists(st.integers(0, 10**9), max_size=20))
+def test_positions_are_found_one_by_one_in_any_order(rows: int, seed: int, positions: list[int]) -> None:
+    found = UniformOrder(rows, seed).rows_at(positions)
+    assert found.epochs.tolist() == [position // rows for position in positions]
+    assert found.rows.tolist() == [int(order(seed, position // rows, rows)(position % rows)) for position in positions]
+
+
 def test_epochs_and_seeds_differ() -> None:
     index = np.arange(1_000)
     orders = [order(seed, epoch, 1_000)(index) for seed in (0, 1) for epoch in (0, 1)]
@@ -71,6 +84,23 @@ def test_a_huge_order_is_uniform_and_uncorrelated(seed: int) -> None:
         assert abs(np.corrcoef(visited[:-lag], visited[lag:])[0, 1]) <= 4 / asked**0.5
 
 
+def test_parts_of_equal_size_have_orders_of_their_own() -> None:
+    index = np.arange(1_000)
+    parts = [order(0, 0, 1_000, part=part)(index) for part in ("", "wiki", "books")]
+    assert all(np.array_equal(np.sort(part), index) for part in parts)
+    assert all(np.mean(parts[a] == parts[b]) < 0.02 for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_the_page_about_the_order_shows_what_its_example_prints() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    promised = [line.partition("  # ")[2] for line in example.splitlines() if line.startswith("print(")]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(example, str(PAGE), "exec"), {})
+    assert printed.getvalue().splitlines() == promised
+    assert len(promised) == 4
+
+
 def test_the_order_never_changes_between_versions() -> None:
     assert order(0, 0, 10)(np.arange(10)).tolist() == [8, 2, 5, 1, 3, 6, 9, 0, 7, 4]
 
@@ -80,3 +110,5 @@ def test_an_index_outside_the_rows_is_refused() -> None:
         order(0, 0, 10)([3, 10])
     with pytest.raises(ValueError, match="rows is 0"):
         order(0, 0, 0)
+    with pytest.raises(ValueError, match="rows is 0"):
+        UniformOrder(0, 0)

@@ -77,7 +77,7 @@ def test_a_step_accumulates_its_micro_batches_applies_once_and_reports() -> None
         rows = rows_of_step(report.step, rows_per_step=6, rows=10, seed=3)
         assert report.loss == pytest.approx(rows.rows.mean())
         assert report.tokens == rows.rows.sum() + 6
-        assert sorted(report.row_ids) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows, strict=True))
+        assert sorted(report.row_ids) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows[:2], strict=True))
 
 
 def test_ranks_share_a_step_without_overlap_and_fillers_are_in_no_report() -> None:
@@ -85,7 +85,7 @@ def test_ranks_share_a_step_without_overlap_and_fillers_are_in_no_report() -> No
     for step in range(2):
         rows = rows_of_step(step, rows_per_step=6, rows=10, seed=3)
         named = [row for rank in reports for row in rank[step].row_ids]
-        assert sorted(named) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows, strict=True))
+        assert sorted(named) == sorted(f"{epoch}/{row}" for epoch, row in zip(*rows[:2], strict=True))
 
 
 def test_a_skipped_step_consumes_its_rows_and_does_not_count_as_an_optimiser_step() -> None:
