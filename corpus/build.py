@@ -1,16 +1,18 @@
 """START HERE: the road from sources to a build folder. ``planning.plan`` looks and decides, ``apply`` does it.
 
-read -> repair -> (labelled rows: split, check, write) and (packed corpus: hold out test, filter, deduplicate, pack, write) -> manifest
+read and prepare every row (``pieces.py``, ``stages.py``) -> decide about all of them (``decisions.py``) -> tokenise what is kept -> pack
+-> write, with the labelled rows and a manifest
 
 Labelled rows are repaired, never dropped or moved. Knows no Ray: per-row work goes through a ``Mapper`` (``stages.py``, ``ray_stages.py``).
+Each step's results are kept in a ``PieceStore``, so that a build that was cut goes on; memory is bounded by a wave of pieces and a window
+of rows, not by the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +21,43 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus import movie_reviews
 from corpus.atomic import new_folder, require_room
-from corpus.cleaning import repeated
-from corpus.config import DataConfig
-from corpus.labelled import LABELLED_SPLITS, label_indices, label_names
+from corpus.contamination import EvaluationIndex, grams
+from corpus.decisions import COLUMNS, SPLITS, Decisions, decide, places
+from corpus.labelled import label_indices, label_names
 from corpus.manifest import MANIFEST, BuildManifest, PackedRecord, SourceRecord, StageCount, files_in, fingerprint_of, read_manifest
-from corpus.packing import fill_rows, pack
+from corpus.pieces import Piece, Prepared, Sample, prepare, read_tables
 from corpus.planning import BuildPlan, require_replaceable
-from corpus.shards import PackedRow, write_shard
-from corpus.sources import labelled_rows, read_files
-from corpus.splits import validation_rows
-from corpus.stages import CleanAndTokenise, Mapper
+from corpus.sources import labelled_rows, read_file
+from corpus.stages import STAGE_VERSION, Mapper, Prepare, Tokenise
+from corpus.store import PieceStore, piece_store
 from corpus.tokenizer import copy_tokenizer
+from corpus.windows import PackedWriter
 from foundation.bundle import sha256_of, software_versions
 from foundation.errors import DataError
 from foundation.home import write_atomically
 
 # Room for the manifest and the Arrow files' own headers.
 _MANIFEST_BYTES = 100_000
+_PIECES_IN_WAVE = 16
+_LABELLED_BATCH = 50_000
+_EXAMPLE_CHARACTERS = 200
+
+OnProgress = Callable[[str, int, int], None]
+"""Told (what is done, units done, units in all): ``clean`` in bytes of input, ``tokenise`` in documents."""
 
 
-def apply(plan: BuildPlan, mapper: Mapper, *, replace: bool = False, on_rows: Callable[[int, int], None] | None = None) -> BuildManifest:
+def apply(
+    plan: BuildPlan, mapper: Mapper, *, store: Path | None = None, replace: bool = False, on_progress: OnProgress | None = None
+) -> BuildManifest:
     """Carry a plan out; a result that is already there is returned as it is.
 
     Args:
         plan: From ``plan``.
         mapper: Who runs the per-row work.
+        store: Where finished pieces are kept between builds; None keeps none.
         replace: Build anew over a different or damaged build.
-        on_rows: Told (rows done, rows in all) as the per-row work goes on.
+        on_progress: Told how far it is.
 
     Raises:
         DataError: Rows that cannot be used, nothing left to pack, or a different build at ``out`` without ``replace``.
@@ -58,183 +68,267 @@ def apply(plan: BuildPlan, mapper: Mapper, *, replace: bool = False, on_rows: Ca
     if plan.state == "up to date":
         return read_manifest(out)
     require_replaceable(plan, replace)
-    rows, sources = _read(config, plan.files)
-    labels = _label_names(rows, _labelled_places(config))
-    require_room(out, rows.nbytes)
-    mapped = _mapped(rows, plan, mapper, on_rows)
-    split = _splits(mapped, config)
-    labelled = _labelled(mapped, split, labels)
-    packed, stages = _packed(mapped, split, plan)
-    written = sum(table.nbytes for table in labelled.values()) + sum(_bytes(rows) for rows, _ in packed.values())
-    with new_folder(out, written + plan.tokenizer.copied_bytes + _MANIFEST_BYTES) as folder:
-        copy_tokenizer(plan.tokenizer.folder, folder / "tokenizer")
-        _write_labelled(labelled, folder / "labelled")
-        records = {name: _write_packed(name, rows, count, plan, folder) for name, (rows, count) in packed.items()}
-        hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
-        manifest = BuildManifest(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            recipe=config.model_dump(mode="json"),
-            recipe_fingerprint=plan.recipe_fingerprint,
-            fingerprint=fingerprint_of(hashes),
-            sources=sources,
-            stages=stages,
-            tokenizer=plan.tokenizer.record,
-            sequence_length=config.sequence_length,
-            labels=labels,
-            labelled={name: len(table) for name, table in labelled.items()},
-            packed=records,
-            software=software_versions(),
-            files=hashes,
-        )
-        write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+    labels = _label_names(plan)
+    require_room(out, plan.input_bytes)
+    with piece_store(store) as kept:
+        prepared = _prepared(plan, mapper, kept, on_progress or _silent)
+        pieces = [piece for source in prepared.values() for piece in source.pieces]
+        columns = pa.concat_tables(kept.get(piece.key).select(COLUMNS) for piece in pieces)
+        decisions = decide(columns, config, bad_lines=sum(source.bad_lines for source in prepared.values()))
+        if not decisions.keep[decisions.split == 0].any():
+            raise DataError(f"{out}: no text is left to pack, so nothing was written ({_why(decisions)}); relax `cleaning`")
+        tokenised = _tokenised(plan, mapper, kept, pieces, decisions, on_progress or _silent)
+        kept.use([*(piece.key for piece in pieces), *tokenised])
+        written = plan.tokenizer.copied_bytes + _MANIFEST_BYTES + _bytes_to_write(kept, pieces, tokenised, bool(labels))
+        with new_folder(out, written) as folder:
+            copy_tokenizer(plan.tokenizer, folder / "tokenizer")
+            labelled = _write_labelled(kept, pieces, decisions, labels, folder / "labelled")
+            packed, packing = _write_packed(plan, kept, pieces, tokenised, decisions, folder)
+            hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
+            stages = _with_examples(decisions, kept, pieces, [text for source in prepared.values() for text in source.bad_examples])
+            manifest = BuildManifest(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                recipe=config.model_dump(mode="json"),
+                recipe_fingerprint=plan.recipe_fingerprint,
+                fingerprint=fingerprint_of(hashes),
+                sources={name: SourceRecord(files=plan.files[name], rows=source.rows) for name, source in prepared.items()},
+                stages=(*stages, *packing),
+                tokenizer=plan.tokenizer.record,
+                sequence_length=config.sequence_length,
+                labels=labels,
+                labelled=labelled,
+                packed=packed,
+                software=software_versions(),
+                files=hashes,
+            )
+            write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return manifest
 
 
-def _read(config: DataConfig, files: dict[str, dict[str, str]]) -> tuple[pa.Table, dict[str, SourceRecord]]:
-    tables, records = [], {}
-    for name, source in config.sources.items():
-        if source.path is None:
-            table = movie_reviews.read_archive(movie_reviews.fetch())
-        else:
-            table = read_files(source.path, text_column=source.text_column, label_column=source.label_column, file_format=source.format)
-            table = table.append_column("split", pa.array([source.split] * len(table), pa.string()))
-        if source.builtin is not None or source.label_column is not None:
-            labelled_rows(table, source.path or str(source.builtin))
-        table = table.append_column("source", pa.array([name] * len(table), pa.string()))
-        tables.append(table)
-        records[name] = SourceRecord(files=files[name], rows=len(table))
-    return pa.concat_tables(tables), records
+def _silent(*_: Any) -> None:
+    pass
 
 
-def _mapped(rows: pa.Table, plan: BuildPlan, mapper: Mapper, on_rows: Callable[[int, int], None] | None) -> pa.Table:
-    stage = CleanAndTokenise(plan.tokenizer.serialised, plan.config.cleaning.unicode_form, plan.config.cleaning.min_characters)
-    pieces, done = [], 0
-    # Closed at once when anything goes wrong: the mapper may hold a Ray session.
-    with closing(mapper(rows, stage)) as mapping:
-        for piece in mapping:
-            pieces.append(piece)
-            done += len(piece)
-            if on_rows is not None:
-                on_rows(done, len(rows))
-    mapped = pa.concat_tables(pieces)
-    blank = mapped.filter(pc.and_(pc.is_valid(mapped.column("label")), pc.equal(mapped.column("text"), "")))
-    if len(blank):
-        raise DataError(f"{blank.column('id')[0]}: nothing is left of this labelled text after repair; it held only control characters")
-    return mapped
-
-
-def _splits(mapped: pa.Table, config: DataConfig) -> npt.NDArray[np.str_]:
-    """(N,) ``train``, ``validation`` or ``test`` of every row."""
-    split: npt.NDArray[np.str_] = mapped.column("split").to_numpy(zero_copy_only=False).astype("<U10")
-    train = np.flatnonzero(split == "train")
-    classes = mapped.column("label").take(pa.array(train)).combine_chunks().dictionary_encode().indices.fill_null(-1)
-    held_back = validation_rows(classes.to_numpy(zero_copy_only=False).astype(np.int64), config.validation_fraction, config.seed)
-    split[train[held_back]] = "validation"
-    return split
-
-
-def _labelled_places(config: DataConfig) -> str:
-    """Where the labelled training rows come from, for messages."""
-    places = [source.path or str(source.builtin) for source in config.sources.values() if source.builtin or source.label_column]
-    return ", ".join(places)
-
-
-def _label_names(rows: pa.Table, where: str) -> tuple[str, ...]:
-    """Class names of all labelled rows, checked before any work starts; empty without labelled sources."""
-    labelled = rows.filter(pc.is_valid(rows.column("label")))
-    if not len(labelled):
+def _label_names(plan: BuildPlan) -> tuple[str, ...]:
+    """Class names of all labelled rows, which are read and checked before any work starts; empty without labelled sources."""
+    trained: set[str] = set()
+    tested: dict[str, str] = {}
+    places = []
+    for name, source in plan.config.sources.items():
+        if source.builtin is None and source.label_column is None:
+            continue
+        where = source.path or str(source.builtin)
+        places.append(where)
+        for file, _ in plan.inputs[name]:
+            table = pa.concat_tables(read_tables(name, source, file, rows=plan.config.batch_documents))
+            labelled_rows(table, where)
+            is_test = pc.equal(table.column("split"), "test")
+            trained.update(table.column("label").filter(pc.invert(is_test)).unique().to_pylist())
+            test = table.filter(is_test)
+            for label, row in zip(test.column("label").to_pylist(), test.column("id").to_pylist(), strict=True):
+                tested.setdefault(label, row)
+    if not places:
         return ()
-    test = labelled.filter(pc.equal(labelled.column("split"), "test"))
-    trained = labelled.filter(pc.equal(labelled.column("split"), "train")).column("label").to_pylist()
     if not trained:
         raise DataError("sources: every labelled source has `split: test`; at least one must be for training")
-    labels = label_names(trained, where)
-    label_indices(test.column("label").to_pylist(), test.column("id").to_pylist(), labels, "test rows")
+    labels = label_names(sorted(trained), ", ".join(places))
+    label_indices(list(tested), list(tested.values()), labels, "test rows")
     return labels
 
 
-def _labelled(mapped: pa.Table, split: npt.NDArray[np.str_], labels: tuple[str, ...]) -> dict[str, pa.Table]:
-    """Labelled rows by split, with class indices; empty without labelled sources."""
-    has_label = mapped.column("label").is_valid().to_numpy()
+def _prepared(plan: BuildPlan, mapper: Mapper, store: PieceStore, on_progress: OnProgress) -> dict[str, Prepared]:
+    config = plan.config
+    stage = Prepare(config.cleaning, _evaluation(plan))
+    # Where evaluation files lie decides nothing; what is in them does.
+    cleaning = config.cleaning.model_dump(mode="json", exclude={"decontaminate"})
+    recipe = fingerprint_of([STAGE_VERSION, cleaning, config.sample, config.seed, [sha256 for _, sha256 in plan.evaluation]])
+    passed = 0
+
+    def on_bytes(size: int) -> None:
+        nonlocal passed
+        passed += size
+        on_progress("clean", min(passed, plan.input_bytes), plan.input_bytes)
+
     found = {}
-    for name in LABELLED_SPLITS if labels else ():
-        table = mapped.filter(pa.array(has_label & (split == name)))
-        indices = label_indices(table.column("label").to_pylist(), table.column("id").to_pylist(), labels, f"{name} rows")
-        found[name] = pa.table(
-            {
-                "id": table.column("id"),
-                "text": table.column("text"),
-                "label": pa.array(indices.astype(np.int32)),
-                "source": table.column("source"),
-            }
+    for name, source in config.sources.items():
+        found[name] = prepare(
+            name,
+            source,
+            plan.inputs[name],
+            stage=stage,
+            recipe=recipe,
+            mapper=mapper,
+            store=store,
+            rows=config.batch_documents,
+            sample=Sample(config.sample, config.seed),
+            on_bytes=on_bytes,
         )
+        for piece in found[name].pieces:
+            table = store.get(piece.key)
+            blank = table.filter(pc.and_(pc.is_valid(table.column("label")), pc.equal(table.column("clean"), "")))
+            if len(blank):
+                raise DataError(
+                    f"{blank.column('id')[0]}: nothing is left of this labelled text after repair; it held only control characters"
+                )
     return found
 
 
-def _packed(
-    mapped: pa.Table, split: npt.NDArray[np.str_], plan: BuildPlan
-) -> tuple[dict[str, tuple[list[PackedRow], int]], tuple[StageCount, ...]]:
-    """Packed rows and their number of documents by split, and the counters of every stage."""
-    total = len(mapped)
-    stages = [
-        StageCount(stage="read", rows_in=total, rows_out=total),
-        StageCount(stage="repair", rows_in=total, rows_out=total, changed=int(pc.sum(mapped.column("changed")).as_py() or 0)),
-    ]
-    # Train before validation: of a text that stands in both, the training copy is kept, so that held-out text is unseen text.
-    numbers = np.concatenate([np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")])
-    stages.append(_count("hold out", total, len(numbers), {"test split": total - len(numbers)}))
-    reasons = np.array(mapped.column("reason").to_pylist(), dtype=object)[numbers]
-    kept = numbers[[reason is None for reason in reasons]]
-    dropped = {str(reason): int((reasons == reason).sum()) for reason in sorted({r for r in reasons if r is not None})}
-    stages.append(_count("filter", len(numbers), len(kept), dropped))
-    if plan.config.cleaning.drop_duplicates:
-        again = np.array(repeated(mapped.column("text").take(pa.array(kept)).to_pylist()), dtype=np.bool_)
-        stages.append(_count("deduplicate", len(kept), int((~again).sum()), {"exact duplicate": int(again.sum())}))
-        kept = kept[~again]
-    if not len(kept[split[kept] == "train"]):
-        why = "; ".join(f"{reason}: {count}" for stage in stages for reason, count in stage.dropped.items())
-        raise DataError(f"{plan.config.out}: no text is left to pack, so nothing was written ({why or 'no rows'}); relax `cleaning`")
-    documents = [ids for chunk in mapped.column("ids").chunks for ids in _views(chunk)]
-    packed = {}
-    for name in ("train", "validation"):
-        chosen = [documents[number] for number in kept[split[kept] == name]]
-        placed = pack([len(ids) for ids in chosen], plan.config.sequence_length)
-        record = plan.tokenizer.record
-        packed[name] = (fill_rows(placed, chosen, cls_id=record.cls_id, sep_id=record.sep_id), sum(len(ids) > 0 for ids in chosen))
-        stages.append(_count(f"pack {name}", len(chosen), packed[name][1], {"no tokens": len(chosen) - packed[name][1]}))
-    return packed, tuple(stages)
+def _evaluation(plan: BuildPlan) -> EvaluationIndex | None:
+    """Index of the evaluation texts; None when there are none."""
+    index = None
+    column = plan.config.cleaning.decontaminate_column
+    for file, _ in plan.evaluation:
+        for table in read_file(file, text_column=column):
+            found = grams([text or "" for text in table.column("text").to_pylist()])
+            index = found if index is None else index | found
+    return index
 
 
-def _count(stage: str, rows_in: int, rows_out: int, dropped: dict[str, int]) -> StageCount:
-    return StageCount(stage=stage, rows_in=rows_in, rows_out=rows_out, dropped={reason: n for reason, n in dropped.items() if n})
+def _tokenised(
+    plan: BuildPlan, mapper: Mapper, store: PieceStore, pieces: list[Piece], decisions: Decisions, on_progress: OnProgress
+) -> list[str]:
+    """Keys of the token ids of every piece."""
+    paragraphs = plan.config.cleaning.repeated_paragraphs
+    boilerplate = plan.config.cleaning.boilerplate
+    frequent = b"" if decisions.frequent_lines is None else decisions.frequent_lines.tobytes()
+    stage = Tokenise(plan.tokenizer.serialised, paragraphs, frequent, boilerplate.min_counted_characters if boilerplate else 1)
+    starts = np.cumsum([0, *(piece.rows for piece in pieces)])
+    flags = _paragraph_flags(store, pieces, decisions)
+    keys = []
+    for number, piece in enumerate(pieces):
+        keep = decisions.keep[starts[number] : starts[number + 1]]
+        decided = [np.packbits(found).tobytes().hex() for found in (keep, flags[number])]
+        keys.append(fingerprint_of([STAGE_VERSION, piece.key, plan.tokenizer.record.sha256, paragraphs, frequent.hex(), decided]))
+    missing = [number for number, key in enumerate(keys) if not store.has(key)]
+    done = sum(piece.rows for piece in pieces) - sum(pieces[number].rows for number in missing)
+    for start in range(0, len(missing), _PIECES_IN_WAVE):
+        wave = missing[start : start + _PIECES_IN_WAVE]
+        tables = []
+        for number in wave:
+            table = store.get(pieces[number].key)
+            keep = pa.array(decisions.keep[starts[number] : starts[number + 1]])
+            drop = pa.ListArray.from_arrays(_offsets(table.column("paragraphs")), pa.array(flags[number]))
+            tables.append(pa.table({"clean": table.column("clean"), "keep": keep, "drop": drop}))
+        with closing(mapper(tables, stage)) as mapped:
+            for number, result in zip(wave, mapped, strict=True):
+                store.put(keys[number], result)
+                done += pieces[number].rows
+                on_progress("tokenise", done, int(starts[-1]))
+    return keys
 
 
-def _views(chunk: Any) -> list[npt.NDArray[np.int32]]:
-    values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
-    return [values[start:stop] for start, stop in pairwise(offsets.tolist())]
+def _paragraph_flags(store: PieceStore, pieces: list[Piece], decisions: Decisions) -> list[npt.NDArray[np.bool_]]:
+    """Of each piece, one flag for each digest in ``paragraphs``: leave that paragraph out."""
+    if decisions.dropped_paragraphs is None:
+        return [np.zeros(0, dtype=np.bool_) for _ in pieces]
+    counts = [int(_offsets(store.get(piece.key).column("paragraphs"))[-1].as_py()) for piece in pieces]
+    return np.split(decisions.dropped_paragraphs, np.cumsum(counts)[:-1])
 
 
-def _bytes(rows: list[PackedRow]) -> int:
-    return sum(row.ids.nbytes + row.starts.nbytes + 12 for row in rows)
+def _offsets(lists: pa.ChunkedArray) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32))
 
 
-def _write_labelled(labelled: dict[str, pa.Table], folder: Path) -> None:
-    if not labelled:
-        return
+def _bytes_to_write(store: PieceStore, pieces: list[Piece], tokenised: list[str], has_labels: bool) -> int:
+    tokens = sum(int(store.get(key).nbytes) for key in tokenised)
+    return tokens + (sum(int(store.get(piece.key).column("text").nbytes) for piece in pieces) if has_labels else 0)
+
+
+def _write_labelled(store: PieceStore, pieces: list[Piece], decisions: Decisions, labels: tuple[str, ...], folder: Path) -> dict[str, int]:
+    """Write labelled rows by split, with class indices; returns rows by split, nothing without labelled sources."""
+    if not labels:
+        return {}
     folder.mkdir()
-    for name, table in labelled.items():
-        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table.combine_chunks())
+    counts = {}
+    for which, name in enumerate(SPLITS):
+        schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": pa.int32(), "source": pa.string()})
+        counts[name] = 0
+        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for table in _in_batches(_labelled_tables(store, pieces, decisions, labels, which), schema):
+                writer.write_table(table)
+                counts[name] += len(table)
+    return counts
 
 
-def _write_packed(split: str, rows: list[PackedRow], documents: int, plan: BuildPlan, folder: Path) -> PackedRecord:
-    per_shard, length = plan.config.rows_per_shard, plan.config.sequence_length
-    (folder / "packed").mkdir(exist_ok=True)
-    prefix = "shard" if split == "train" else split
-    names = []
-    for number, start in enumerate(range(0, len(rows), per_shard)):
-        names.append(f"packed/{prefix}-{number:05d}.arrow")
-        write_shard(folder / names[-1], rows[start : start + per_shard], plan.tokenizer.record.special_ids)
-    tokens = sum(len(row.ids) for row in rows)
-    fill = tokens / (len(rows) * length) if rows else 0.0
-    return PackedRecord(rows=len(rows), documents=documents, tokens=tokens, fill=round(fill, 6), shards=tuple(names))
+def _labelled_tables(
+    store: PieceStore, pieces: list[Piece], decisions: Decisions, labels: tuple[str, ...], which: int
+) -> Iterator[pa.Table]:
+    start = 0
+    for piece in pieces:
+        table = store.get(piece.key)
+        here = decisions.split[start : start + piece.rows] == which
+        start += piece.rows
+        chosen = table.filter(pa.array(here & table.column("label").is_valid().to_numpy()))
+        ids = chosen.column("id")
+        indices = label_indices(chosen.column("label").to_pylist(), ids.to_pylist(), labels, f"{SPLITS[which]} rows")
+        yield pa.table(
+            {"id": ids, "text": chosen.column("text"), "label": pa.array(indices.astype(np.int32)), "source": chosen.column("source")}
+        )
+
+
+def _in_batches(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of ``_LABELLED_BATCH`` rows, so that the bytes that are written do not depend on how the rows came."""
+    waiting = schema.empty_table()
+    for table in tables:
+        waiting = pa.concat_tables([waiting, table])
+        while len(waiting) >= _LABELLED_BATCH:
+            yield waiting.slice(0, _LABELLED_BATCH).combine_chunks()
+            waiting = waiting.slice(_LABELLED_BATCH)
+    yield waiting.combine_chunks()
+
+
+def _write_packed(
+    plan: BuildPlan, store: PieceStore, pieces: list[Piece], tokenised: list[str], decisions: Decisions, folder: Path
+) -> tuple[dict[str, PackedRecord], list[StageCount]]:
+    """Pack and write training and validation rows; returns their records and the counters of packing."""
+    (folder / "packed").mkdir()
+    records, stages = {}, []
+    is_weighted = any(found.weight is not None for found in plan.config.sources.values())
+    for which, (name, prefix) in enumerate((("train", "shard"), ("validation", "validation"))):
+        writer = PackedWriter(folder, prefix, plan.config, plan.tokenizer)
+        number, documents, empty, source = 0, 0, 0, None
+        for piece, key in zip(pieces, tokenised, strict=True):
+            if name == "train" and source not in (None, piece.source):
+                writer.end_source(source)
+            source = piece.source if is_weighted else None
+            ids = store.get(key).column("ids").combine_chunks()
+            values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+            wanted = decisions.keep[number : number + len(ids)] & (decisions.split[number : number + len(ids)] == which)
+            for row in np.flatnonzero(wanted).tolist():
+                tokens = values[offsets[row] : offsets[row + 1]]
+                documents, empty = documents + bool(len(tokens)), empty + (not len(tokens))
+                writer.add(number + row, tokens)
+            number += len(ids)
+        if name == "train" and source is not None:
+            writer.end_source(source)
+        record = writer.close(documents)
+        if empty_source := next((found for found, rows in record.sources.items() if not rows), None):
+            raise DataError(
+                f"sources.{empty_source}: nothing of it is left to pack, so its weight cannot be met; relax `cleaning` or remove it"
+            )
+        records[name] = record
+        dropped = {"no tokens": empty} if empty else {}
+        stages.append(StageCount(stage=f"pack {name}", rows_in=documents + empty, rows_out=documents, dropped=dropped))
+    return records, stages
+
+
+def _with_examples(decisions: Decisions, store: PieceStore, pieces: list[Piece], bad_lines: list[str]) -> list[StageCount]:
+    """The counters, with the beginnings of a few texts that went for each reason."""
+    sizes = [piece.rows for piece in pieces]
+    found = []
+    for stage in decisions.stages:
+        examples: dict[str, tuple[str, ...]] = {}
+        if stage.stage == "read" and bad_lines:
+            examples["bad line"] = tuple(bad_lines)
+        for reason, numbers in decisions.examples.get(stage.stage, {}).items():
+            texts = []
+            for piece, row in places(sizes, numbers):
+                table = store.get(pieces[piece].key).slice(row, 1)
+                texts.append(f"{table.column('id')[0]}: {table.column('clean')[0].as_py()[:_EXAMPLE_CHARACTERS]}")
+            examples[reason] = tuple(texts)
+        found.append(stage.model_copy(update={"examples": examples}))
+    return found
+
+
+def _why(decisions: Decisions) -> str:
+    return "; ".join(f"{reason}: {count}" for stage in decisions.stages for reason, count in stage.dropped.items()) or "no rows"

@@ -35,6 +35,10 @@ class StageCount(_Part):
     """Reason to rows."""
     changed: int = 0
     """Rows whose text the stage altered."""
+    counts: dict[str, int] = {}
+    """What else the stage did, by kind."""
+    examples: dict[str, tuple[str, ...]] = {}
+    """Reason to the beginnings of the first few texts that went for it."""
 
 
 class SourceRecord(_Part):
@@ -57,6 +61,8 @@ class TokenizerRecord(_Part):
     mask_id: int
     special_ids: tuple[int, ...]
     """Ids that are never masked."""
+    placeholders: dict[str, int] = {}
+    """Words that stand for personal data, with their ids."""
 
 
 class PackedRecord(_Part):
@@ -71,6 +77,8 @@ class PackedRecord(_Part):
     """tokens / (rows * sequence_length)."""
     shards: tuple[str, ...]
     """Files, in row order."""
+    sources: dict[str, int] = {}
+    """Source to rows, one behind the other, where sources are weighted; else empty, and rows may mix sources."""
 
 
 class BuildManifest(_Part):

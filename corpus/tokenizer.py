@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from corpus.manifest import TokenizerRecord
 from foundation.errors import EncoderError
@@ -26,6 +28,9 @@ FILES = (
     "special_tokens_map.json",
 )
 _DECIDING = FILES[:3]
+# Unicode's Sentence_Terminal signs that are in common use.
+_SENTENCE_ENDS = ".!?\u3002\uff01\uff1f\uff0e\u061f\u06d4\u0964\u0965"
+_UNUSED = re.compile(r"\[unused\d+\]")
 _SPECIAL = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"}
 
 
@@ -44,8 +49,13 @@ class TokenizerPlan:
         return sum((self.folder / name).stat().st_size for name in FILES if (self.folder / name).is_file())
 
 
-def open_tokenizer(folder: Path) -> TokenizerPlan:
+def open_tokenizer(folder: Path, placeholders: Sequence[str] = ()) -> TokenizerPlan:
     """Load the tokenizer in ``folder`` and find its special tokens.
+
+    Args:
+        folder: A model's or tokenizer's folder.
+        placeholders: Words to be known as one token each. They take the places of ``[unused…]`` tokens where the vocabulary has some, as
+            BERT's has, so that every other id stays and no embedding is added; else they get new ids at the end.
 
     Raises:
         EncoderError: No tokenizer there, a damaged one, or one without the special tokens of a BERT.
@@ -58,7 +68,9 @@ def open_tokenizer(folder: Path) -> TokenizerPlan:
     for role, found in ids.items():
         if found is None and role != "unk":
             raise EncoderError(f"{folder}: the tokenizer has no {names[role]} token; pretraining packs and masks with [CLS], [SEP], [MASK]")
-    digest = hashlib.sha256()
+    known = _with_placeholders(tokenizer, placeholders)
+    tokenizer = _deserialised(known.serialised)
+    digest = hashlib.sha256(repr(sorted(known.ids.items())).encode() if known.ids else b"")
     for name in _DECIDING:
         if (folder / name).is_file():
             digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
@@ -70,21 +82,68 @@ def open_tokenizer(folder: Path) -> TokenizerPlan:
         pad_id=ids["pad"],
         mask_id=ids["mask"],
         special_ids=tuple(sorted(found for found in set(ids.values()) if found is not None)),
+        placeholders=known.ids,
     )
-    return TokenizerPlan(folder, tokenizer.to_str(), record)
+    return TokenizerPlan(folder, known.serialised, record)
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files into a new folder."""
+def copy_tokenizer(plan: TokenizerPlan, target: Path) -> None:
+    """Copy the tokenizer's files into a new folder, with its placeholders."""
     target.mkdir(parents=True)
     for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+        if (plan.folder / name).is_file():
+            shutil.copyfile(plan.folder / name, target / name)
+    if not plan.record.placeholders:
+        return
+    (target / "tokenizer.json").write_text(plan.serialised, encoding="utf-8")
+    if (target / "vocab.txt").is_file():
+        words = (target / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        for word, number in plan.record.placeholders.items():
+            if number < len(words):
+                words[number] = word
+        (target / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+
+
+class _Known(NamedTuple):
+    """A tokenizer that knows the placeholders."""
+
+    serialised: str
+    ids: dict[str, int]
+
+
+def _with_placeholders(tokenizer: Any, placeholders: Sequence[str]) -> _Known:
+    from tokenizers import AddedToken
+
+    missing = [word for word in placeholders if tokenizer.token_to_id(word) is None]
+    tree = json.loads(tokenizer.to_str())
+    vocabulary = tree["model"].get("vocab")
+    # Other models than WordPiece keep their vocabulary in a list, or merges that refer to it.
+    if tree["model"]["type"] == "WordPiece":
+        free = sorted((number, word) for word, number in vocabulary.items() if _UNUSED.fullmatch(word))
+        for word, (number, unused) in zip(missing, free, strict=False):
+            del vocabulary[unused]
+            vocabulary[word] = number
+            form = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+            tree["added_tokens"].append({"id": number, "content": word, **form})
+        tree["added_tokens"].sort(key=lambda token: token["id"])
+        missing = missing[len(free) :]
+    changed = _deserialised(json.dumps(tree, ensure_ascii=False))
+    if missing:
+        changed = type(changed).from_str(changed.to_str())  # the cached one stays as it is
+        changed.add_tokens([AddedToken(word, normalized=False) for word in missing])
+    return _Known(changed.to_str(), {word: changed.token_to_id(word) for word in placeholders})
 
 
 def encode(serialised: str, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens and without truncation."""
     return [encoding.ids for encoding in _deserialised(serialised).encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def sentence_ends(serialised: str) -> list[int]:
+    """Ids of the tokens that end a sentence in the scripts that have such signs; the one beside a closing quote is not looked for."""
+    tokenizer = _deserialised(serialised)
+    found = (tokenizer.token_to_id(form) for sign in _SENTENCE_ENDS for form in (sign, f"##{sign}"))
+    return sorted({number for number in found if number is not None})
 
 
 @lru_cache(maxsize=2)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from corpus.packing import fill_rows, fill_share, pack
+from corpus.packing import fill_rows, fill_share, origins, pack
 from corpus.shards import write_shard
 from corpus.sources import read_files
 from corpus.tokenizer import encode, open_tokenizer
@@ -35,9 +35,11 @@ def main(documents: Path, tokenizer_folder: Path, length: int, out: Path) -> Non
     tokenised_s = time.perf_counter() - start
     views = [view for piece in pieces for view in np.split(piece.values.to_numpy(), piece.offsets.to_numpy()[1:-1])]
     rows = pack([len(view) for view in views], length)
+    found = origins(rows)
     filled = fill_rows(rows, views, cls_id=tokenizer.record.cls_id, sep_id=tokenizer.record.sep_id)
+    special_ids = tokenizer.record.special_ids
     for number, at in enumerate(range(0, len(filled), ROWS_PER_SHARD)):
-        write_shard(out / f"shard-{number:05d}.arrow", filled[at : at + ROWS_PER_SHARD], tokenizer.record.special_ids)
+        write_shard(out / f"shard-{number:05d}.arrow", filled[at : at + ROWS_PER_SHARD], found[at : at + ROWS_PER_SHARD], special_ids)
     seconds = time.perf_counter() - start
     tokens = sum(len(row.ids) for row in filled)
     answer = {"documents": len(views), "rows": len(filled), "tokens": tokens, "fill": fill_share(rows, length)}

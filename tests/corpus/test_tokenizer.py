@@ -26,7 +26,7 @@ def test_ids_are_those_of_transformers(tmp_path: Path) -> None:
     assert encode(opened.serialised, TEXTS) == wanted
     assert (opened.record.mask_id, opened.record.vocabulary) == (reference.mask_token_id, len(reference))
     assert set(opened.record.special_ids) == set(reference.all_special_ids)
-    copy_tokenizer(tmp_path / "saved", tmp_path / "copied")
+    copy_tokenizer(opened, tmp_path / "copied")
     assert AutoTokenizer.from_pretrained(tmp_path / "copied")(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
 
 
@@ -34,6 +34,36 @@ def test_a_bare_vocabulary_is_enough(tokenizer_folder: Path) -> None:
     opened = open_tokenizer(tokenizer_folder)
     assert opened.record.special_ids == (0, 1, 2, 3, 4)
     assert encode(opened.serialised, ["AB b"]) == [[5, opened.record.vocabulary - 39, 6]]
+
+
+@pytest.mark.parametrize("unused", [0, 1, 3])
+def test_placeholders_are_one_token_each_also_for_transformers(tmp_path: Path, unused: int) -> None:
+    from transformers import AutoTokenizer
+
+    from tests.support.tiny import write_tokenizer
+
+    plain = tmp_path / "saved"
+    write_tokenizer(plain)
+    if unused:
+        words = [*(f"[unused{i}]" for i in range(unused)), *(plain / "vocab.txt").read_text().split("\n")]
+        (plain / "vocab.txt").write_text("\n".join(words))
+        (plain / "tokenizer.json").unlink()
+    before = open_tokenizer(plain)
+    opened = open_tokenizer(plain, ["[EMAIL]", "[PHONE]"])
+    assert opened.record.vocabulary == before.record.vocabulary + max(0, 2 - unused)
+    assert opened.record.sha256 != before.record.sha256
+    text = "write to [EMAIL], or [PHONE]"
+    (ids,) = encode(opened.serialised, [text])
+    email, phone = opened.record.placeholders["[EMAIL]"], opened.record.placeholders["[PHONE]"]
+    assert [number for number in ids if number in (email, phone)] == [email, phone]
+    assert encode(opened.serialised, TEXTS) == encode(before.serialised, TEXTS)
+    copy_tokenizer(opened, tmp_path / "copied")
+    copied = AutoTokenizer.from_pretrained(tmp_path / "copied")
+    assert copied(text, add_special_tokens=False)["input_ids"] == ids
+    # What was continued from such a build is built upon again.
+    again = open_tokenizer(tmp_path / "copied", ["[EMAIL]", "[PHONE]"])
+    assert again.record.placeholders == opened.record.placeholders
+    assert again.record.vocabulary == opened.record.vocabulary
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_ctrl_c_ends_a_data_build_and_leaves_no_folder(start: Callable[..., Watc
     before = snapshot(place)
     source = ("sources.r.path=many.csv", "sources.r.label_column=label")
     build = start("data", "build", *source, "tokenizer=tiny", "out=built", "batch_documents=50")
-    build.wait_for_line("clean and tokenise", within_s=90)
+    build.wait_for_line("clean: ", within_s=90)
     check_clean_stop(build.interrupt(STOP_S), tmp_path / "home")
     assert snapshot(place) == before
 
@@ -112,5 +112,5 @@ def test_ctrl_c_ends_a_service_that_is_starting(start: Callable[..., Watched], t
 def test_ctrl_c_ends_a_quickstart_with_the_stage_that_runs(start: Callable[..., Watched], tmp_path: Path) -> None:
     port = free_port()
     quickstart = start("quickstart", "--encoder", "tiny", "--port", str(port))
-    quickstart.wait_for_line("clean and tokenise", within_s=120)
+    quickstart.wait_for_line("clean: ", within_s=120)
     check_clean_stop(quickstart.interrupt(STOP_S), tmp_path / "home", [port])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import signal
 import string
 import subprocess
@@ -138,7 +141,7 @@ def test_ctrl_c_ends_it_within_ten_seconds_and_leaves_the_old_build(built: dict[
     )
     assert process.stderr is not None
     for line in process.stderr:
-        if line.startswith("clean and tokenise"):
+        if line.startswith("clean: "):
             break
     else:
         pytest.fail("the per-row work never began")
@@ -153,6 +156,42 @@ def test_ctrl_c_ends_it_within_ten_seconds_and_leaves_the_old_build(built: dict[
     assert alive == []
     assert tree(place / "built") == before
     assert not [path for path in place.iterdir() if path.name.startswith(".")]
+
+
+def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(built: dict[str, Any], place: Path) -> None:
+    write_csv(place / "killed.csv", 4_000)
+    command_line = command(place, "killed.csv", "batch_documents=50")
+    seed = random.randrange(2**32)
+    print(f"kill drawn with seed {seed}")
+    draw = random.Random(seed)
+    for _ in range(3):
+        out = f"out={place / 'cut'}"
+        process = subprocess.Popen([*command_line, out], env=environment(place), stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("clean: "):
+                break
+        time.sleep(draw.uniform(0, 1.5))  # anywhere in what follows
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for one in (process, *family):  # all of it at once, as when a machine goes down
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                one.kill()
+        process.wait(timeout=20)
+        process.stderr.close()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        assert not (place / "cut").exists() or (place / "cut" / "manifest.json").is_file()
+    for out in ("cut", "undisturbed"):
+        home = {"RAYBERT_HOME": str(place / ("home" if out == "cut" else "another home"))}
+        done = subprocess.run(
+            [*command_line, f"out={place / out}"], env=environment(place) | home, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    files = [json.loads((place / out / "manifest.json").read_text())["files"] for out in ("cut", "undisturbed")]
+    assert files[0] == files[1]
+    for name in ("cut", "undisturbed", "another home"):
+        shutil.rmtree(place / name)
+    (place / "killed.csv").unlink()
 
 
 def test_a_flipped_byte_is_found_by_name(built: dict[str, Any], build: Raybert, place: Path) -> None:
@@ -170,3 +209,23 @@ def test_a_flipped_byte_is_found_by_name(built: dict[str, Any], build: Raybert, 
         assert "packed/shard-00000.arrow" in again.stderr
     finally:
         shard.write_bytes(sound)
+
+
+def test_looking_before_and_after(built: dict[str, Any], place: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        verb = [sys.executable, "-m", "raybert", "data", *arguments]
+        return subprocess.run(verb, env=environment(place), capture_output=True, text=True, timeout=60, check=False)
+
+    shown = run("show", str(place / "reviews.csv"), "--label-column", "label", "--tokenizer", str(place / "tokenizer"))
+    assert shown.returncode == 0, shown.stderr
+    assert "columns:    text, label" in shown.stdout
+    assert "bad 30, good 30" in shown.stdout
+    page = place / "home" / "report.html"
+    told = run("report", str(place / "built"), "--html", str(page))
+    assert told.returncode == 0, told.stderr
+    assert "packed train: " in told.stdout
+    assert page.read_text().startswith("<!doctype html>")
+    pruned = run("prune", "--older-than-days", "0", "--dry-run", "--json")
+    assert json.loads(pruned.stdout)["files"] > 0
+    plan = run("build", "--sample", "50%", "--dry-run", "--json", *command(place, "reviews.csv")[5:])
+    assert json.loads(plan.stdout)["recipe"]["sample"] == 0.5

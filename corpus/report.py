@@ -1,0 +1,90 @@
+"""What a build did, for people: counters of every stage with examples of what was dropped, as text and as one self-contained HTML page.
+
+Pure functions of the manifest.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from corpus.manifest import BuildManifest, StageCount
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } td, th { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid #dde3ea; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.bar { background: #e8edf3; height: .7rem; min-width: 8rem; } .bar div { background: #2f6f9f; height: 100%; }
+details { margin: .3rem 0; } summary { cursor: pointer; }
+blockquote { margin: .3rem 0 .3rem 1rem; padding-left: .7rem; border-left: 3px solid #dde3ea; color: #44515e; overflow-wrap: anywhere; }
+@media (prefers-color-scheme: dark) { body { color: #dfe6ee; background: #15191e; } .bar { background: #2a323b; }
+td, th { border-color: #333c46; } blockquote { color: #aab6c2; border-color: #333c46; } }
+"""
+
+
+def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
+    """Counters as a table, packed and labelled rows below it."""
+    lines = [f"{'stage':<22}{'rows in':>12}{'rows out':>12}  notes"]
+    for stage in manifest.stages:
+        lines.append(f"{stage.stage:<22}{stage.rows_in:>12,}{stage.rows_out:>12,}  {'; '.join(_notes(stage))}".rstrip())
+        if with_examples:
+            lines += [f"    {reason}: {example}" for reason, examples in stage.examples.items() for example in examples]
+    for split, packed in manifest.packed.items():
+        lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
+    if manifest.labelled:
+        counts = ", ".join(f"{split} {rows:,}" for split, rows in manifest.labelled.items())
+        lines.append(f"labelled: {counts}; {len(manifest.labels)} classes: {', '.join(manifest.labels[:8])}")
+    return "\n".join(lines)
+
+
+def page(manifest: BuildManifest, title: str) -> str:
+    """The same as an HTML page that needs nothing beside itself."""
+    most = max((stage.rows_in for stage in manifest.stages), default=1) or 1
+    rows = "".join(_stage_row(stage, most) for stage in manifest.stages)
+    examples = "".join(_examples(stage) for stage in manifest.stages if stage.examples)
+    packed = "".join(
+        f"<tr><td>{escape(split)}</td><td class=n>{found.rows:,}</td><td class=n>{found.documents:,}</td>"
+        f"<td class=n>{found.tokens:,}</td><td class=n>{100 * found.fill:.2f} %</td><td class=n>{len(found.shards)}</td></tr>"
+        for split, found in manifest.packed.items()
+    )
+    sources = "".join(
+        f"<tr><td>{escape(name)}</td><td class=n>{source.rows:,}</td><td>{escape(', '.join(list(source.files)[:5]))}"
+        f"{'' if len(source.files) <= 5 else f' and {len(source.files) - 5} more'}</td></tr>"
+        for name, source in manifest.sources.items()
+    )
+    labelled = "".join(f"<li>{escape(split)}: {rows:,}</li>" for split, rows in manifest.labelled.items())
+    classes = f"<h2>Labelled rows</h2><p>{len(manifest.labels)} classes: {escape(', '.join(manifest.labels))}</p><ul>{labelled}</ul>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{escape(title)}</h1><p>Built {escape(manifest.created)}, content {manifest.fingerprint[:12]}, rows of "
+        f"{manifest.sequence_length} tokens, vocabulary of {manifest.tokenizer.vocabulary:,}.</p>"
+        f"<h2>Sources</h2><table><tr><th>source<th class=n>rows<th>files</tr>{sources}</table>"
+        f"<h2>Stages</h2><table><tr><th>stage<th class=n>rows in<th class=n>rows out<th>kept<th>notes</tr>{rows}</table>"
+        f"<h2>Packed rows</h2><table><tr><th>split<th class=n>rows<th class=n>documents<th class=n>tokens<th class=n>filled"
+        f"<th class=n>shards</tr>{packed}</table>"
+        f"{classes if manifest.labelled else ''}"
+        f"{f'<h2>Examples of what was dropped</h2>{examples}' if examples else ''}</html>\n"
+    )
+
+
+def _notes(stage: StageCount) -> list[str]:
+    notes = [f"{reason}: {count:,}" for reason, count in stage.dropped.items()]
+    return notes + ([f"changed: {stage.changed:,}"] if stage.changed else []) + [f"{what}: {n:,}" for what, n in stage.counts.items()]
+
+
+def _stage_row(stage: StageCount, most: int) -> str:
+    width = 100 * stage.rows_out / most
+    return (
+        f"<tr><td>{escape(stage.stage)}</td><td class=n>{stage.rows_in:,}</td><td class=n>{stage.rows_out:,}</td>"
+        f'<td><div class=bar><div style="width:{width:.1f}%"></div></div></td><td>{escape("; ".join(_notes(stage)))}</td></tr>'
+    )
+
+
+def _examples(stage: StageCount) -> str:
+    return "".join(
+        f"<details open><summary>{escape(stage.stage)}: {escape(reason)}</summary>"
+        + "".join(f"<blockquote>{escape(example)}</blockquote>" for example in examples)
+        + "</details>"
+        for reason, examples in stage.examples.items()
+    )

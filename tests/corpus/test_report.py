@@ -1,0 +1,87 @@
+"""Looking at data: what would be read, what a build did, and what the cache holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from corpus import report
+from corpus.build import apply
+from corpus.config import DataConfig
+from corpus.planning import plan
+from corpus.stages import map_here
+from corpus.store import prune
+from corpus.survey import survey
+from foundation.errors import DataError
+
+Recipe = Callable[..., DataConfig]
+
+
+class Page(HTMLParser):
+    """Collects the texts of a page, and what it would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_a_report_shows_counters_and_examples_and_fetches_nothing(recipe_for: Recipe, reviews: Path) -> None:
+    reviews.write_text(reviews.read_text() + '"a",good\n"<b>&",bad\n"<b>&",bad\n')
+    config = recipe_for(cleaning={"min_characters": 2}, validation_fraction=0)
+    manifest = apply(plan(config, Path(config.tokenizer)), map_here)
+    page = Page()
+    page.feed(report.page(manifest, "Data build <one>"))
+    shown = " ".join(page.texts)
+    for part in (
+        "too short: 1",
+        "exact duplicate: 2",
+        "reviews.csv#41: a",
+        "reviews.csv#43: <b>&",
+        "Data build <one>",
+        "2 classes: bad, good",
+    ):
+        assert part in shown
+    assert page.fetched == []
+    told = report.text(manifest, with_examples=True)
+    assert "    exact duplicate: reviews.csv#40: text number 38 is here" in told
+    assert "packed train: " in told
+
+
+def test_a_survey_tells_columns_counts_lengths_and_first_rows(reviews: Path, tokenizer_folder: Path) -> None:
+    found = survey(str(reviews), text_column="text", label_column="label", tokenizer_folder=tokenizer_folder, shown=3)
+    assert (found.columns, found.rows, found.empty, found.files) == (("text", "label"), 40, 0, {"reviews.csv": 40})
+    assert found.labels == {"bad": 21, "good": 19}
+    assert found.characters["100"] == len("text number 38 is here")
+    assert found.tokens is not None
+    assert found.tokens["100"] == len("textnumber38ishere")
+    assert [row["id"] for row in found.first] == ["reviews.csv#1", "reviews.csv#2", "reviews.csv#3"]
+    assert "columns:    text, label" in found.text()
+    with pytest.raises(DataError, match="no column 'review'; it has text, label"):
+        survey(str(reviews), text_column="review", label_column=None, tokenizer_folder=None, shown=3)
+
+
+def test_pruning_removes_what_was_not_used_and_a_build_makes_it_again(recipe_for: Recipe, tmp_path: Path) -> None:
+    store, config = tmp_path / "store", recipe_for()
+    first = apply(plan(config, Path(config.tokenizer)), map_here, store=store)
+    held = [file for file in store.rglob("*") if file.is_file()]
+    assert prune(store, older_than_s=3_600) == (0, 0)
+    for file in held:
+        os.utime(file, (time.time() - 7_200,) * 2)
+    assert prune(store, older_than_s=3_600, dry_run=True)[0] == len(held)
+    assert all(file.exists() for file in held)
+    assert prune(store, older_than_s=3_600)[0] == len(held)
+    assert not any(file.exists() for file in held)
+    again = recipe_for(out=str(tmp_path / "again"))
+    assert apply(plan(again, Path(again.tokenizer)), map_here, store=store).fingerprint == first.fingerprint
