@@ -44,7 +44,7 @@ _LABELLED_BATCH = 50_000
 _EXAMPLE_CHARACTERS = 200
 
 OnProgress = Callable[[str, int, int], None]
-"""Told (what is done, units done, units in all): ``clean`` in bytes of input, ``tokenise`` in documents."""
+"""Told (what is done, units done, units in all): ``clean`` in kilobytes of input, ``tokenise`` in documents."""
 
 
 def apply(
@@ -142,12 +142,13 @@ def _prepared(plan: BuildPlan, mapper: Mapper, store: PieceStore, on_progress: O
     # Where evaluation files lie decides nothing; what is in them does.
     cleaning = config.cleaning.model_dump(mode="json", exclude={"decontaminate"})
     recipe = fingerprint_of([STAGE_VERSION, cleaning, config.sample, config.seed, [sha256 for _, sha256 in plan.evaluation]])
-    passed = 0
+    passed, total = 0, -(-plan.input_bytes // 1_000) or 1
 
     def on_bytes(size: int) -> None:
         nonlocal passed
         passed += size
-        on_progress("clean", min(passed, plan.input_bytes), plan.input_bytes)
+        # Text is larger than the compressed file that it comes from: the end is told when it is reached.
+        on_progress("clean", min(passed // 1_000, total - 1), total)
 
     found = {}
     for name, source in config.sources.items():
@@ -170,6 +171,8 @@ def _prepared(plan: BuildPlan, mapper: Mapper, store: PieceStore, on_progress: O
                 raise DataError(
                     f"{blank.column('id')[0]}: nothing is left of this labelled text after repair; it held only control characters"
                 )
+    if passed:
+        on_progress("clean", total, total)
     return found
 
 

@@ -71,7 +71,7 @@ def build(
             yield from map_with_ray(tables, stage, workers=recipe.workers)
 
         bars: dict[str, Progress] = {}
-        units = {"clean": "byte", "tokenise": "document"}
+        units = {"clean": "kB", "tokenise": "document"}
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in bars:
