@@ -151,4 +151,5 @@ def test_no_text_breaks_the_guess(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["a", "the ", "д", "ู", "\u0301", "你"])
 def test_a_megabyte_in_one_line_is_judged_too(unit: str) -> None:
-    language_of(unit * (2**18 // len(unit)))
+    code, share = language_of(unit * (2**18 // len(unit)))
+    assert (code == "und") == (share == 0)
