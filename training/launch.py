@@ -6,12 +6,12 @@ The driver follows the run's own record (``metrics.jsonl`` in the run folder); w
 from __future__ import annotations
 
 import os
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.background import Background
 from cluster.session import Session
 from foundation.bundle import Bundle
 from foundation.config import dump_yaml
@@ -100,7 +100,7 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
 
 
 def _fit(plan: TrainPlan, recipe: RunConfig) -> Any:
-    """Run the trainer in a thread of its own: in the main thread it would take over Ctrl-C and end with exit code 0."""
+    """Run the trainer to its end, and show the run's record meanwhile."""
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -125,29 +125,21 @@ def _fit(plan: TrainPlan, recipe: RunConfig) -> Any:
             ),
         ),
     )
-    box: dict[str, Any] = {}
-
-    def fit() -> None:
+    with Background(trainer.fit, name="ray-train") as work:
+        _follow(plan, work)
         try:
-            box["result"] = trainer.fit()
-        except BaseException as error:
-            box["error"] = error
-
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    _follow(plan, thread)
-    if "error" in box:
-        raise _explained(box["error"], plan) from None
-    return box["result"]
+            return work.result()
+        except Exception as error:
+            raise _explained(error, plan) from None
 
 
-def _follow(plan: TrainPlan, thread: threading.Thread) -> None:
-    """Show the run's record as it grows, until the trainer's thread ends."""
+def _follow(plan: TrainPlan, work: Background[Any]) -> None:
+    """Show the run's record as it grows, until the trainer ends."""
     tail = Tail(Path(plan.run_folder) / METRICS_FILE)
     figures: dict[str, float | str] = {}
     with progress(plan.verb, plan.steps) as bar:
         while True:
-            is_last = not thread.is_alive()
+            is_last = work.wait(0)
             for row in tail.rows():
                 if row["event"] == "attempt" and row["step"] > 0:
                     say(f"{plan.verb}: goes on from the checkpoint at step {row['step']}")
@@ -157,7 +149,7 @@ def _follow(plan: TrainPlan, thread: threading.Thread) -> None:
                     bar.update(row["step"] + 1, loss=row["loss"], **figures)
             if is_last:
                 return
-            thread.join(_POLL_S)
+            work.wait(_POLL_S)
 
 
 def _best(outcome: Any, recipe: RunConfig) -> tuple[Path, dict[str, float]]:

@@ -6,12 +6,12 @@ winning recipe names the winning trial's checkpoint, so that the fine-tune goes 
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.background import Background
 from cluster.session import Session
 from foundation.config import dump_yaml
 from foundation.errors import ConfigError, RunError
@@ -197,22 +197,11 @@ def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
             verbose=0,
         ),
     )
-    box: dict[str, Any] = {}
-
-    def fit() -> None:
+    with Background(lambda: list(tuner.fit()), name="ray-tune") as work:
         try:
-            box["results"] = list(tuner.fit())
-        except BaseException as error:
-            box["error"] = error
-
-    # Not in the main thread, where Tune would take over Ctrl-C.
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-    if "error" in box:
-        raise RunError(f"tune: study {plan.study_id} failed: {str(box['error']).strip().splitlines()[-1]}") from box["error"]
-    found: list[Any] = box["results"]
+            found: list[Any] = work.result()
+        except Exception as error:
+            raise RunError(f"tune: study {plan.study_id} failed: {str(error).strip().splitlines()[-1]}") from error
     return found
 
 
