@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check format bench clean prove-wheel prove-training
+.PHONY: help venv quickstart test check format bench clean prove-wheel prove-training prove-serving prove-data
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
@@ -33,8 +33,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: venv
 	@$(BIN)/raybert quickstart
 
+# Two processes: most of a test of Ray is waiting. What shares a cluster stays together (tests/conftest.py).
 test: venv
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: venv
 	@$(BIN)/ruff format --check .
@@ -56,7 +57,13 @@ prove-wheel: venv
 	@bash tests/prove/wheel.sh
 
 prove-training: venv
-	@$(BIN)/python tests/prove/training.py
+	@$(BIN)/python -m tests.prove.training
+
+prove-serving: venv
+	@$(BIN)/python -m tests.prove.serving
+
+prove-data: venv
+	@$(BIN)/python -m tests.prove.data --corpus '$(CORPUS)'
 
 clean:
 	rm -rf $(VENV) .venvs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

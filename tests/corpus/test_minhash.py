@@ -17,24 +17,12 @@ from pydantic import ValidationError
 from corpus.config import NearDuplicateConfig
 from corpus.minhash import Banding, band_keys, banding, estimated_jaccard, shingles, signatures, verifier
 from corpus.words import split_words
+from tests.support.alike import changed, jaccard
 
 CONFIG = NearDuplicateConfig(shingle_words=5, threshold=0.54, permutations=256, false_negative_weight=0.97)
 SMALL = NearDuplicateConfig(permutations=16)
 LONG = " ".join(f"w{i}" for i in range(3_000))
 TEXTS = st.lists(st.lists(st.sampled_from("abcd—"), max_size=12).map(" ".join), min_size=1, max_size=6)
-
-
-def jaccard(first: str, second: str, n: int) -> float:
-    """By brute force, of texts of at least n words."""
-    a, b = ({tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in (split_words(first), split_words(second)))
-    return len(a & b) / len(a | b)
-
-
-def changed(text: str, share: float, chance: random.Random) -> str:
-    words = text.split()
-    for place in chance.sample(range(len(words)), round(share * len(words))):
-        words[place] = f"new{chance.random()}"
-    return " ".join(words)
 
 
 @given(TEXTS, st.integers(1, 6))

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.prove.verdict import Finding, judge
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 EARLY, EARLY_LIMIT, LIMIT = 20, 1e-5, 1e-3
 
@@ -55,8 +56,8 @@ def relative(found: list[float], wanted: list[float]) -> list[float]:
     return [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
 
 
-def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[tuple[str, str, float, float]]:
-    """Rows of the table: what, measure, found, limit."""
+def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[Finding]:
+    """Losses of every engine against the plain one's."""
     from tests.support.gang import run_gangs
 
     def task(engine: str, stage: int, workers: int) -> dict[str, Any]:
@@ -79,8 +80,9 @@ def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[tu
     table = []
     for stage in range(4):
         differences = relative(found[f"zero{stage}"]["losses"], found["plain"]["losses"])
-        table.append((f"ZeRO {stage}, 2 workers", f"loss, steps 1-{EARLY}", max(differences[:EARLY]), EARLY_LIMIT))
-        table.append((f"ZeRO {stage}, 2 workers", f"loss, steps 1-{steps}", max(differences), LIMIT))
+        found_here = f"ZeRO {stage}, 2 workers"
+        table.append(Finding(found_here, f"loss, steps 1-{EARLY}", max(differences[:EARLY]), EARLY_LIMIT))
+        table.append(Finding(found_here, f"loss, steps 1-{steps}", max(differences), LIMIT))
     losses = found["plain"]["losses"]
     print(f"plain engine's loss: {losses[0]:.4f} at the first step, {sum(losses[-20:]) / len(losses[-20:]):.4f} over the last twenty")
     return table
@@ -151,7 +153,7 @@ def recoveries(folder: Path, encoder: str, reviews: Path, kills: int) -> list[Re
     return [recovery for recovery in (shipped, small) if recovery.kills > 0]
 
 
-def prove_recovery(folder: Path, recovery: Recovery) -> list[tuple[str, str, float, float]]:
+def prove_recovery(folder: Path, recovery: Recovery) -> list[Finding]:
     """Rows of the table for an undisturbed run and the killed ones."""
     from corpus.labelled import load_labelled
     from tests.conftest import Cli, environment_of
@@ -176,9 +178,9 @@ def prove_recovery(folder: Path, recovery: Recovery) -> list[tuple[str, str, flo
         wrong = sum(rows.get(position) != expected[position] for position in expected) + len(rows.keys() - expected.keys())
         losses = surviving_losses(run)
         what = f"{recovery.name}, {seed}"
-        table.append((what, "steps with other rows", float(wrong), 0.0))
-        table.append((what, "loss, all steps", max(relative(losses, wanted)), LIMIT))
-        table.append((what, "final loss", relative(losses[-1:], wanted[-1:])[0], LIMIT))
+        table.append(Finding(what, "steps with other rows", float(wrong), 0.0))
+        table.append(Finding(what, "loss, all steps", max(relative(losses, wanted)), LIMIT))
+        table.append(Finding(what, "final loss", relative(losses[-1:], wanted[-1:])[0], LIMIT))
     return table
 
 
@@ -223,11 +225,9 @@ def main() -> int:
         table = prove_engines(folder, encoder, data, given.steps) if given.steps else []
         for recovery in recoveries(folder, encoder, data, given.kills):
             table += prove_recovery(folder, recovery)
-    print(f"\n{'run':<28} {'largest difference in':<24} {'found':>10} {'limit':>10}")
-    for what, measure, found, limit in table:
-        print(f"{what:<28} {measure:<24} {found:>10.2e} {limit:>10.0e} {'' if found <= limit else 'TOO LARGE'}")
+    code = judge(table)
     print(f"{time.monotonic() - began:.0f} s")
-    return int(any(found > limit for _, _, found, limit in table))
+    return code
 
 
 if __name__ == "__main__":
