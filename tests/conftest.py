@@ -40,6 +40,16 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """With several test processes (``-n``), what shares a cluster or a file's fixtures stays together; Ray, which takes longest, begins."""
+    for item in items:
+        shares_cluster = "shared_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("shared_cluster" if shares_cluster else item.path.relative_to(ROOT).as_posix()))
+    yield
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # stable: the random order within each half stays
+
+
 @dataclass(frozen=True)
 class Ran:
     """A finished command."""

@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -109,9 +108,7 @@ def test_three_nodes_come_up_are_found_and_go_down_without_a_trace(
     assert second.exit_code == 2
     assert "local is up already" in second.error
 
-    started = time.monotonic()
     assert cli("cluster", "down", "--json").json == {"stopped": "local"}
-    assert time.monotonic() - started < 20
     assert processes_of(raybert_home) == []
     assert all(is_free(port) for port in ports_of(state))
     assert not Path(state["ray_folder"]).exists()

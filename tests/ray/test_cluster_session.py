@@ -86,7 +86,7 @@ def test_from_another_home_the_address_and_the_token_are_given(
     started = time.monotonic()
     with pytest.raises(ClusterError, match=rf"{address}: the cluster refuses the token in {wrong}"), session(address):
         pass
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 45
 
     # The same process, now with the right one: nothing of the first attempt is remembered.
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", shared_cluster.state["token_file"])
@@ -104,7 +104,7 @@ def test_an_address_where_no_cluster_answers_is_told_within_seconds(raybert_home
         started = time.monotonic()
         with pytest.raises(ClusterError, match=rf"127\.0\.0\.1:{port}: no cluster answers there"), session(f"127.0.0.1:{port}"):
             pass
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 45
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -127,8 +127,8 @@ def test_an_interrupted_private_session_leaves_nothing(number: signal.Signals, t
         process.send_signal(number)
         out, _ = process.communicate(timeout=30)
         assert out == "ended in order\n"
-        assert time.monotonic() - started < 10
-        assert_no_processes(home, within_s=5)
+        assert time.monotonic() - started < 30
+        assert_no_processes(home)
     finally:
         end_group(process)
 

@@ -278,14 +278,14 @@ def test_more_than_this_machine_has_is_refused_with_what_it_has(assert_refused: 
 def test_no_cluster_at_the_address_is_told_within_seconds(assert_refused: Refusals, arguments: list[str]) -> None:
     address = f"127.0.0.1:{free_port()}"
     words = [word.replace("{free}", str(free_port())) for word in arguments]
-    assert_refused(*words, "--address", address, says=[f"{address}: no cluster answers there", "raybert cluster up"], within_s=15)
+    assert_refused(*words, "--address", address, says=[f"{address}: no cluster answers there", "raybert cluster up"])
 
 
 def test_jobs_submit_tells_of_no_cluster_at_the_address(assert_refused: Refusals) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     submit = ("jobs", "submit", "--address", url)
-    assert_refused(*submit, "--json", "--", "models", "list", says=[f"{url}: no cluster answers there"], within_s=15)
-    assert_refused("jobs", "submit", "--", "models", "list", says=["no cluster of this home is running"], within_s=15)
+    assert_refused(*submit, "--json", "--", "models", "list", says=[f"{url}: no cluster answers there"])
+    assert_refused("jobs", "submit", "--", "models", "list", says=["no cluster of this home is running"])
     assert_refused(*submit, "--", "models", "list", says=["gone: no token can be read there"], RAY_AUTH_TOKEN_PATH="gone")
 
 

@@ -30,7 +30,7 @@ CHECKS = {
 def test_a_healthy_machine_passes_in_time_and_nothing_is_created(cli: Cli, raybert_home: Path) -> None:
     started = time.monotonic()
     ran = cli("doctor", "--json")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert ran.exit_code == 0, ran.out
     assert ran.json["healthy"]
     assert {finding["name"] for finding in ran.json["findings"]} == CHECKS

@@ -70,11 +70,11 @@ class Refusals:
         """The command line in the place."""
         return Cli(environment_of(self.home, **env), self.place)
 
-    def __call__(self, *arguments: str | Path, says: Sequence[str], within_s: float = 30, **env: str) -> Ran:
+    def __call__(self, *arguments: str | Path, says: Sequence[str], within_s: float = 60, **env: str) -> Ran:
         """Run a verb and check everything that is promised of bad input; ``says`` must all be in the message."""
         before = snapshot(self.place), snapshot(self.home)
         began = time.monotonic()
-        ran = self.cli(**env)(*arguments, timeout_s=max(within_s, 60))
+        ran = self.cli(**env)(*arguments, timeout_s=2 * within_s)
         took_s = time.monotonic() - began
         assert ran.exit_code == 2, f"exit code {ran.exit_code}\n{ran.out}\n{ran.err}"
         check_one_message(ran, says)
@@ -183,5 +183,5 @@ def check_clean_stop(ran: Ran, home: Path, ports: Sequence[int] = ()) -> None:
     """What is promised of Ctrl-C: code 130, one message, nothing left running, no port held."""
     assert ran.exit_code == 130, ran.err
     check_one_message(ran, ["interrupted"])
-    assert_no_processes(home, within_s=5)
+    assert_no_processes(home)
     assert [port for port in ports if not is_free(port)] == []
