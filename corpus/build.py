@@ -32,7 +32,7 @@ from corpus.stages import STAGE_VERSION, Mapper, OnProgress, Prepare
 from corpus.store import PieceStore, piece_store
 from corpus.tokenising import KeptTexts
 from corpus.tokenizer import TokenizerPlan, save_tokenizer
-from corpus.windows import PackedWriter
+from corpus.windows import PREFIXES, PackedWriter
 from foundation.bundle import sha256_of, software_versions
 from foundation.errors import DataError
 from foundation.home import write_atomically
@@ -249,7 +249,7 @@ def _write_packed(
     (folder / "packed").mkdir()
     records, stages = {}, []
     is_weighted = any(found.weight is not None for found in config.sources.values())
-    for which, (name, prefix) in enumerate((("train", "shard"), ("validation", "validation"))):
+    for which, (name, prefix) in enumerate(PREFIXES.items()):
         writer = PackedWriter(folder, prefix, config, tokenizer)
         number, documents, empty, source = 0, 0, 0, None
         for piece, key in zip(pieces, tokenised, strict=True):

@@ -134,9 +134,9 @@ class TrainTokenizerConfig(Config):
     """Two tokens become one only if they stand side by side so often."""
     alphabet: int = Field(default=1_000, ge=1)
     """Most different characters; words with rarer ones are unknown. Chinese, Japanese and Korean texts want several thousand."""
-    characters: int = Field(default=500_000_000, ge=1, le=2_000_000_000)
+    characters: int = Field(default=200_000_000, ge=1, le=2_000_000_000)
     """About the most characters of text to learn from. Where there are more, documents are drawn by `seed`. Memory grows with the different
-    words in them, about 0.5 kB each."""
+    words in them, about 1 kB each."""
 
 
 class DataConfig(Config):

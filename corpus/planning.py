@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from corpus import movie_reviews
 from corpus.config import DataConfig, SourceConfig
@@ -22,7 +22,7 @@ from foundation.packages import KNOWN_ARCHIVES
 _MEMORY_BYTES = 1_000_000_000
 
 State = Literal["new", "up to date", "different", "damaged"]
-_REPLACE = "pass --replace to build it anew, or choose another folder with out=DIR"
+_REPLACE = "pass --replace to write it anew, or choose another folder"
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,15 @@ class BuildPlan:
     found: str
     """For the person: what is at ``out``, and what that means."""
 
+    @property
+    def out(self) -> str:
+        """Folder to write."""
+        return self.config.out
+
     def as_json(self) -> dict[str, Any]:
         """The plan for ``--dry-run``."""
         return {
-            "out": self.config.out,
+            "out": self.out,
             "state": self.state,
             "found": self.found,
             "recipe": self.config.model_dump(mode="json"),
@@ -102,19 +107,35 @@ def plan(config: DataConfig, tokenizer_folder: Path | None) -> BuildPlan:
             "tokenizer": None if tokenizer is None else tokenizer.record.sha256,
         }
     )
-    state, found = _state_of(Path(config.out), recipe_fingerprint)
+    state, found = state_of(Path(config.out), recipe_fingerprint)
     size = sum(file.size for source in inputs.values() for file, _ in source if file is not None)
     return BuildPlan(config, tokenizer, inputs, evaluation, files, size, _MEMORY_BYTES, recipe_fingerprint, state, found)
 
 
-def require_replaceable(plan: BuildPlan, replace: bool) -> None:
+class Planned(Protocol):
+    """What is to be written, and what is there now: a ``BuildPlan``, or a ``merging.MergePlan``."""
+
+    @property
+    def out(self) -> str:
+        """Folder to write."""
+
+    @property
+    def state(self) -> State:
+        """What is there now."""
+
+    @property
+    def found(self) -> str:
+        """The same for the person."""
+
+
+def require_replaceable(plan: Planned, replace: bool) -> None:
     """Refuse to write over another build unless asked to.
 
     Raises:
         DataError: There is one, and ``replace`` is False.
     """
     if plan.state in ("different", "damaged") and not replace:
-        raise DataError(f"{plan.config.out}: {plan.found}; {_REPLACE}")
+        raise DataError(f"{plan.out}: {plan.found}; {_REPLACE}")
 
 
 def _deciding(config: DataConfig) -> dict[str, Any]:
@@ -144,7 +165,12 @@ def _archive() -> str:
     return f"{name}-{version}.tar.gz".lower()
 
 
-def _state_of(out: Path, recipe_fingerprint: str) -> tuple[State, str]:
+def state_of(out: Path, recipe_fingerprint: str) -> tuple[State, str]:
+    """What is at ``out``, and the same for the person; a build there is verified.
+
+    Raises:
+        DataError: It is something that is not a build.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return "new", "nothing is there yet"
     if not is_build(out):

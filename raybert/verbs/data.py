@@ -109,6 +109,42 @@ def verify(
     show(result, f"{folder}: {len(found.files)} files verified", as_json=as_json)
 
 
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more folders that `data build` made.", show_default=False, metavar="A B…")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
+    replace: Annotated[bool, typer.Option("--replace", help="Write anew over a different or damaged build.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join builds of the same tokenizer and row length into one, without building anything again.
+
+    Duplicates between the builds are not looked for. A source that several builds have is called BUILD/SOURCE in the result, by the build's
+    folder. Weights of sources stay as they are.
+
+    Example: raybert data merge builds/january builds/february --out builds/both
+    """
+    from corpus import report
+    from corpus.merge_planning import NOT_LOOKED_FOR, plan
+    from corpus.merging import apply
+    from corpus.planning import require_replaceable
+    from foundation.config import parse_path
+    from foundation.progress import progress, say
+
+    planned = plan([Path(parse_path(str(folder))) for folder in folders], Path(parse_path(str(out))))
+    if dry_run:
+        show_plan(planned.as_json(), as_json=as_json)
+        return
+    require_replaceable(planned, replace)
+    skipped = planned.state == "up to date"
+    say(f"{planned.out}: {planned.found}{'; nothing to do' if skipped else ''}")
+    with progress("merge", planned.shards, unit="shard") as bar:
+        manifest = apply(planned, replace=replace, on_progress=bar.update)
+    result = {"out": planned.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}
+    text = f"{report.text(manifest)}\nwritten to {planned.out} ({manifest.fingerprint[:12]})\nnote: {NOT_LOOKED_FOR}"
+    show(result | {"note": NOT_LOOKED_FOR}, text, as_json=as_json)
+
+
 @app.command("report")
 def report_build(
     folder: Annotated[Path, typer.Argument(help="A folder that `data build` made.", show_default=False)],

@@ -3,6 +3,7 @@ tells about texts."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from corpus.shards import PackedRows
 from corpus.stages import Stage, map_here
 from foundation.config import parse
 from foundation.errors import ConfigError
+from raybert.main import main
 
 Recipe = Callable[..., DataConfig]
 SMALL = {"vocabulary": 400}
@@ -134,6 +136,19 @@ def test_the_same_recipe_is_recognised_and_another_vocabulary_is_not(own_recipe:
     assert plan(config, None).state == "up to date"
     assert plan(own_recipe(train_tokenizer={"vocabulary": 399}), None).state == "different"
     assert plan(own_recipe(train_tokenizer={**SMALL, "lowercase": False}), None).state == "different"
+
+
+def test_a_dry_run_shows_what_would_be_trained_and_touches_nothing(
+    own_recipe: Recipe, tmp_path: Path, raybert_home: Path, capsys: pytest.CaptureFixture[str], unchanged_tree: Any
+) -> None:
+    given = f"sources={{texts: {{path: {tmp_path / 'texts.txt'}}}}}"
+    with unchanged_tree(tmp_path):
+        assert main(["data", "build", given, f"out={tmp_path / 'built'}", "train_tokenizer.vocabulary=99", "--dry-run", "--json"]) == 0
+        planned = json.loads(capsys.readouterr().out)
+        assert planned["tokenizer"]["trained_here"]["vocabulary"] == 99
+        assert "[EMAIL]" in planned["tokenizer"]["placeholders"]
+        assert main(["data", "build", given, f"out={tmp_path / 'built'}"]) == 2
+    assert "give either tokenizer (a model REF) or train_tokenizer" in capsys.readouterr().err
 
 
 def test_a_build_with_a_trained_tokenizer_continues_as_a_given_one(own_recipe: Recipe, tmp_path: Path) -> None:
