@@ -1,7 +1,7 @@
 """START HERE: the road from sources to a build folder. ``planning.plan`` looks and decides, ``apply`` does it.
 
-read and prepare every row (``pieces.py``, ``stages.py``) -> decide about all of them (``decisions.py``) -> tokenise what is kept -> pack
--> write, with the labelled rows and a manifest
+read and prepare every row (``pieces.py``, ``stages.py``) -> decide about all of them (``decisions.py``) -> tokenise what is kept, and
+train the tokenizer before if asked to (``tokenising.py``) -> pack -> write, with the labelled rows and a manifest
 
 Labelled rows are repaired, never dropped or moved. Knows no Ray: per-row work goes through a ``Mapper`` (``stages.py``, ``ray_stages.py``).
 Each step's results are kept in a ``PieceStore``, so that a build that was cut goes on; memory is bounded by a wave of pieces and a window
@@ -10,18 +10,17 @@ of rows, not by the data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.atomic import new_folder, require_room
+from corpus.config import DataConfig
 from corpus.contamination import EvaluationIndex, grams
 from corpus.decisions import COLUMNS, SPLITS, Decisions, decide, places
 from corpus.labelled import label_indices, label_names
@@ -29,22 +28,19 @@ from corpus.manifest import MANIFEST, BuildManifest, PackedRecord, SourceRecord,
 from corpus.pieces import Piece, Prepared, Sample, prepare, read_tables
 from corpus.planning import BuildPlan, require_replaceable
 from corpus.sources import labelled_rows, read_file
-from corpus.stages import STAGE_VERSION, Mapper, Prepare, Tokenise
+from corpus.stages import STAGE_VERSION, Mapper, OnProgress, Prepare
 from corpus.store import PieceStore, piece_store
-from corpus.tokenizer import copy_tokenizer
-from corpus.windows import PackedWriter
+from corpus.tokenising import KeptTexts
+from corpus.tokenizer import TokenizerPlan, save_tokenizer
+from corpus.windows import PREFIXES, PackedWriter
 from foundation.bundle import sha256_of, software_versions
 from foundation.errors import DataError
 from foundation.home import write_atomically
 
 # Room for the manifest and the Arrow files' own headers.
 _MANIFEST_BYTES = 100_000
-_PIECES_IN_WAVE = 16
 _LABELLED_BATCH = 50_000
 _EXAMPLE_CHARACTERS = 200
-
-OnProgress = Callable[[str, int, int], None]
-"""Told (what is done, units done, units in all): ``clean`` in kilobytes of input, ``tokenise`` in documents."""
 
 
 def apply(
@@ -77,13 +73,16 @@ def apply(
         decisions = decide(columns, config, bad_lines=sum(source.bad_lines for source in prepared.values()))
         if not decisions.keep[decisions.split == 0].any():
             raise DataError(f"{out}: no text is left to pack, so nothing was written ({_why(decisions)}); relax `cleaning`")
-        tokenised = _tokenised(plan, mapper, kept, pieces, decisions, on_progress or _silent)
-        kept.use([*(piece.key for piece in pieces), *tokenised])
-        written = plan.tokenizer.copied_bytes + _MANIFEST_BYTES + _bytes_to_write(kept, pieces, tokenised, bool(labels))
+        texts = KeptTexts(config, mapper, kept, pieces, decisions, on_progress or _silent)
+        tokenizer = plan.tokenizer or texts.train_tokenizer()
+        tokenised = texts.tokenise(tokenizer)
+        used = [*(note for source in prepared.values() for note in source.notes), *(piece.key for piece in pieces), *texts.used]
+        kept.use(used)
+        written = tokenizer.size_bytes + _MANIFEST_BYTES + _bytes_to_write(kept, pieces, tokenised, bool(labels))
         with new_folder(out, written) as folder:
-            copy_tokenizer(plan.tokenizer, folder / "tokenizer")
+            save_tokenizer(tokenizer, folder / "tokenizer")
             labelled = _write_labelled(kept, pieces, decisions, labels, folder / "labelled")
-            packed, packing = _write_packed(plan, kept, pieces, tokenised, decisions, folder)
+            packed, packing = _write_packed(config, tokenizer, kept, pieces, tokenised, decisions, folder)
             hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
             stages = _with_examples(decisions, kept, pieces, [text for source in prepared.values() for text in source.bad_examples])
             manifest = BuildManifest(
@@ -93,7 +92,8 @@ def apply(
                 fingerprint=fingerprint_of(hashes),
                 sources={name: SourceRecord(files=plan.files[name], rows=source.rows) for name, source in prepared.items()},
                 stages=(*stages, *packing),
-                tokenizer=plan.tokenizer.record,
+                tokenizer=tokenizer.record,
+                tokenised=texts.measured(tokenised),
                 sequence_length=config.sequence_length,
                 labels=labels,
                 labelled=labelled,
@@ -102,6 +102,7 @@ def apply(
                 files=hashes,
             )
             write_atomically(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
+        kept.record_build(out, manifest.fingerprint, used)
     return manifest
 
 
@@ -187,51 +188,6 @@ def _evaluation(plan: BuildPlan) -> EvaluationIndex | None:
     return index
 
 
-def _tokenised(
-    plan: BuildPlan, mapper: Mapper, store: PieceStore, pieces: list[Piece], decisions: Decisions, on_progress: OnProgress
-) -> list[str]:
-    """Keys of the token ids of every piece."""
-    paragraphs = plan.config.cleaning.repeated_paragraphs
-    boilerplate = plan.config.cleaning.boilerplate
-    frequent = b"" if decisions.frequent_lines is None else decisions.frequent_lines.tobytes()
-    stage = Tokenise(plan.tokenizer.serialised, paragraphs, frequent, boilerplate.min_counted_characters if boilerplate else 1)
-    starts = np.cumsum([0, *(piece.rows for piece in pieces)])
-    flags = _paragraph_flags(store, pieces, decisions)
-    keys = []
-    for number, piece in enumerate(pieces):
-        keep = decisions.keep[starts[number] : starts[number + 1]]
-        decided = [np.packbits(found).tobytes().hex() for found in (keep, flags[number])]
-        keys.append(fingerprint_of([STAGE_VERSION, piece.key, plan.tokenizer.record.sha256, paragraphs, frequent.hex(), decided]))
-    missing = [number for number, key in enumerate(keys) if not store.has(key)]
-    done = sum(piece.rows for piece in pieces) - sum(pieces[number].rows for number in missing)
-    for start in range(0, len(missing), _PIECES_IN_WAVE):
-        wave = missing[start : start + _PIECES_IN_WAVE]
-        tables = []
-        for number in wave:
-            table = store.get(pieces[number].key)
-            keep = pa.array(decisions.keep[starts[number] : starts[number + 1]])
-            drop = pa.ListArray.from_arrays(_offsets(table.column("paragraphs")), pa.array(flags[number]))
-            tables.append(pa.table({"clean": table.column("clean"), "keep": keep, "drop": drop}))
-        with closing(mapper(tables, stage)) as mapped:
-            for number, result in zip(wave, mapped, strict=True):
-                store.put(keys[number], result)
-                done += pieces[number].rows
-                on_progress("tokenise", done, int(starts[-1]))
-    return keys
-
-
-def _paragraph_flags(store: PieceStore, pieces: list[Piece], decisions: Decisions) -> list[npt.NDArray[np.bool_]]:
-    """Of each piece, one flag for each digest in ``paragraphs``: leave that paragraph out."""
-    if decisions.dropped_paragraphs is None:
-        return [np.zeros(0, dtype=np.bool_) for _ in pieces]
-    counts = [int(_offsets(store.get(piece.key).column("paragraphs"))[-1].as_py()) for piece in pieces]
-    return np.split(decisions.dropped_paragraphs, np.cumsum(counts)[:-1])
-
-
-def _offsets(lists: pa.ChunkedArray) -> pa.Array:
-    return pa.array(np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int32))
-
-
 def _bytes_to_write(store: PieceStore, pieces: list[Piece], tokenised: list[str], has_labels: bool) -> int:
     tokens = sum(int(store.get(key).nbytes) for key in tokenised)
     return tokens + (sum(int(store.get(piece.key).column("text").nbytes) for piece in pieces) if has_labels else 0)
@@ -281,14 +237,20 @@ def _in_batches(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Ta
 
 
 def _write_packed(
-    plan: BuildPlan, store: PieceStore, pieces: list[Piece], tokenised: list[str], decisions: Decisions, folder: Path
+    config: DataConfig,
+    tokenizer: TokenizerPlan,
+    store: PieceStore,
+    pieces: list[Piece],
+    tokenised: list[str],
+    decisions: Decisions,
+    folder: Path,
 ) -> tuple[dict[str, PackedRecord], list[StageCount]]:
     """Pack and write training and validation rows; returns their records and the counters of packing."""
     (folder / "packed").mkdir()
     records, stages = {}, []
-    is_weighted = any(found.weight is not None for found in plan.config.sources.values())
-    for which, (name, prefix) in enumerate((("train", "shard"), ("validation", "validation"))):
-        writer = PackedWriter(folder, prefix, plan.config, plan.tokenizer)
+    is_weighted = any(found.weight is not None for found in config.sources.values())
+    for which, (name, prefix) in enumerate(PREFIXES.items()):
+        writer = PackedWriter(folder, prefix, config, tokenizer)
         number, documents, empty, source = 0, 0, 0, None
         for piece, key in zip(pieces, tokenised, strict=True):
             if name == "train" and source not in (None, piece.source):

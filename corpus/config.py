@@ -120,13 +120,34 @@ class CleaningConfig(Config):
     """Personal data to replace. None: leave it."""
 
 
+class TrainTokenizerConfig(Config):
+    """A WordPiece vocabulary of one's own, learned from the texts that the build packs for training."""
+
+    vocabulary: int = Field(default=30_522, ge=16)
+    """Tokens, special ones, placeholders and single characters counted; fewer when the texts give no more. A model's embedding is padded to
+    a multiple of 64."""
+    lowercase: bool = True
+    """Texts are put into lower case."""
+    strip_accents: bool | None = None
+    """Accents are removed from letters. None: where texts are put into lower case, as BERT does."""
+    min_frequency: int = Field(default=2, ge=1)
+    """Two tokens become one only if they stand side by side so often."""
+    alphabet: int = Field(default=1_000, ge=1)
+    """Most different characters; words with rarer ones are unknown. Chinese, Japanese and Korean texts want several thousand."""
+    characters: int = Field(default=200_000_000, ge=1, le=2_000_000_000)
+    """About the most characters of text to learn from. Where there are more, documents are drawn by `seed`. Memory grows with the different
+    words in them, about 1 kB each."""
+
+
 class DataConfig(Config):
     """Recipe of `data build`."""
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
     """Name to source; names go into every row and into the manifest."""
-    tokenizer: RefText
-    """Any model REF whose folder holds tokenizer.json or a WordPiece vocab.txt."""
+    tokenizer: RefText | None = None
+    """Any model REF whose folder holds tokenizer.json or a WordPiece vocab.txt. Give this or train_tokenizer."""
+    train_tokenizer: TrainTokenizerConfig | None = None
+    """Train a WordPiece tokenizer on the texts of this build instead. `{}` takes the defaults."""
     out: PathText
     """Folder to write."""
     sequence_length: int = Field(default=128, ge=8)
@@ -151,6 +172,12 @@ class DataConfig(Config):
     Rows are filled up with short documents, and with the single sentences of some long ones."""
     overlap: int = Field(default=0, ge=0)
     """Tokens that a piece of a long document repeats of the piece before it."""
+
+    @model_validator(mode="after")
+    def _has_one_tokenizer(self) -> DataConfig:
+        if (self.tokenizer is None) == (self.train_tokenizer is None):
+            raise ValueError("give either tokenizer (a model REF) or train_tokenizer ({} for the defaults), one of them")
+        return self
 
     @model_validator(mode="after")
     def _all_are_weighted(self) -> DataConfig:

@@ -65,6 +65,27 @@ class TokenizerRecord(_Part):
     """Words that stand for personal data, with their ids."""
 
 
+class TokenisedRecord(_Part):
+    """What the tokenizer made of the kept texts of one source, training and validation; special tokens are not counted."""
+
+    words: int
+    """Runs of letters, digits and marks, and single characters of scripts without spaces (``words.py``); punctuation is no word."""
+    tokens: int
+    """Token ids, those of punctuation among them."""
+    unknown: int
+    """Tokens that stand for what the vocabulary has no pieces for."""
+    fertility: float
+    """tokens / words; 0 without words."""
+    unknown_share: float
+    """unknown / tokens; 0 without tokens."""
+
+    @classmethod
+    def of(cls, words: int, tokens: int, unknown: int) -> TokenisedRecord:
+        """The record of these counts."""
+        fertility, share = round(tokens / words, 4) if words else 0.0, round(unknown / tokens, 6) if tokens else 0.0
+        return cls(words=words, tokens=tokens, unknown=unknown, fertility=fertility, unknown_share=share)
+
+
 class PackedRecord(_Part):
     """One packed split."""
 
@@ -96,6 +117,8 @@ class BuildManifest(_Part):
     sources: dict[str, SourceRecord]
     stages: tuple[StageCount, ...]
     tokenizer: TokenizerRecord
+    tokenised: dict[str, TokenisedRecord] = {}
+    """Source to what the tokenizer made of its texts; empty in builds of earlier versions."""
     sequence_length: int
     labels: tuple[str, ...]
     """Class names in index order; empty without labelled sources."""

@@ -46,6 +46,8 @@ class Prepared:
     bad_lines: int = 0
     """Lines that could not be read and were left out."""
     bad_examples: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Keys of the store's notes about the files."""
 
     @property
     def rows(self) -> int:
@@ -140,6 +142,7 @@ def prepare(
         on_bytes: Told the bytes of text that were passed on, as it goes.
     """
     pieces: list[Piece] = []
+    notes: list[str] = []
     bad = BadLines(source.max_bad_share)
     left = source.cap
     for file, sha256 in files:
@@ -148,6 +151,7 @@ def prepare(
         lines_before = bad.lines
         how = [name, source.text_column, source.label_column, source.format, source.split, source.max_bad_share, left, rows, recipe]
         key = fingerprint_of([sha256, file.name if file else None, *how])
+        notes.append(key)
         note = store.note(key)
         if note is not None and all(store.has(piece_key) for piece_key, _ in note["pieces"]):
             found = [Piece(name, piece_key, count) for piece_key, count in note["pieces"]]
@@ -164,7 +168,7 @@ def prepare(
         pieces += found
         if left is not None:
             left = max(0, left - (bad.lines - lines_before))
-    return Prepared(tuple(pieces), bad.bad, tuple(bad.examples))
+    return Prepared(tuple(pieces), bad.bad, tuple(bad.examples), tuple(notes))
 
 
 def _map_file(

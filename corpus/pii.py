@@ -32,6 +32,11 @@ PLACEHOLDERS: Final[dict[PiiKind, str]] = {
 }
 
 
+def placeholders_of(kinds: Iterable[PiiKind]) -> tuple[str, ...]:
+    """The words that stand for personal data of these kinds."""
+    return tuple(PLACEHOLDERS[kind] for kind in kinds)
+
+
 @dataclass(frozen=True)
 class PiiRules:
     """What to look for and what to leave."""

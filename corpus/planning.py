@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from corpus import movie_reviews
 from corpus.config import DataConfig, SourceConfig
 from corpus.files import SourceFile, files_of
 from corpus.manifest import FORMAT_VERSION, fingerprint_of, is_build, read_manifest, verify
-from corpus.pii import PLACEHOLDERS, check_patterns
+from corpus.pii import check_patterns, placeholders_of
 from corpus.tokenizer import TokenizerPlan, open_tokenizer
 from foundation.errors import DataError
 from foundation.packages import KNOWN_ARCHIVES
@@ -22,7 +22,7 @@ from foundation.packages import KNOWN_ARCHIVES
 _MEMORY_BYTES = 1_000_000_000
 
 State = Literal["new", "up to date", "different", "damaged"]
-_REPLACE = "pass --replace to build it anew, or choose another folder with out=DIR"
+_REPLACE = "pass --replace to write it anew, or choose another folder"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class BuildPlan:
     """What a build would do. Nothing has been written."""
 
     config: DataConfig
-    tokenizer: TokenizerPlan
+    tokenizer: TokenizerPlan | None
+    """None: it is trained on the way, by ``config.train_tokenizer``."""
     inputs: dict[str, list[tuple[SourceFile | None, str]]]
     """Source to its files (None: a built-in source's archive) with their SHA-256."""
     evaluation: list[tuple[SourceFile, str]]
@@ -47,23 +48,42 @@ class BuildPlan:
     found: str
     """For the person: what is at ``out``, and what that means."""
 
+    @property
+    def out(self) -> str:
+        """Folder to write."""
+        return self.config.out
+
     def as_json(self) -> dict[str, Any]:
         """The plan for ``--dry-run``."""
         return {
-            "out": self.config.out,
+            "out": self.out,
             "state": self.state,
             "found": self.found,
             "recipe": self.config.model_dump(mode="json"),
             "sources": self.files,
             "input_bytes": self.input_bytes,
             "estimated_memory_bytes": self.memory_bytes,
-            "tokenizer": self.tokenizer.record.model_dump(mode="json", exclude={"special_ids"}),
+            "tokenizer": self._tokenizer_json(),
             "recipe_fingerprint": self.recipe_fingerprint,
         }
 
+    def _tokenizer_json(self) -> dict[str, Any]:
+        if self.tokenizer is not None:
+            return self.tokenizer.record.model_dump(mode="json", exclude={"special_ids"})
+        assert self.config.train_tokenizer is not None
+        pii = self.config.cleaning.pii
+        return {
+            "trained_here": self.config.train_tokenizer.model_dump(mode="json"),
+            "placeholders": placeholders_of(pii.kinds if pii else ()),
+        }
 
-def plan(config: DataConfig, tokenizer_folder: Path) -> BuildPlan:
+
+def plan(config: DataConfig, tokenizer_folder: Path | None) -> BuildPlan:
     """Look at sources, tokenizer and the target folder.
+
+    Args:
+        config: The recipe.
+        tokenizer_folder: What ``config.tokenizer`` names; None where the recipe trains one.
 
     Raises:
         DataError: A source is missing, or ``out`` is something that is not a build.
@@ -72,7 +92,8 @@ def plan(config: DataConfig, tokenizer_folder: Path) -> BuildPlan:
     pii = config.cleaning.pii
     if pii is not None:
         check_patterns(pii.national_ids.items(), key="cleaning.pii.national_ids")
-    tokenizer = open_tokenizer(tokenizer_folder, [PLACEHOLDERS[kind] for kind in pii.kinds] if pii else ())
+    assert (tokenizer_folder is None) == (config.tokenizer is None)
+    tokenizer = None if tokenizer_folder is None else open_tokenizer(tokenizer_folder, placeholders_of(pii.kinds if pii else ()))
     inputs = {name: _inputs(source) for name, source in config.sources.items()}
     evaluation = [(file, file.sha256) for path in config.cleaning.decontaminate for file in files_of(path)]
     files = {name: {_name(file): sha256 for file, sha256 in found} for name, found in inputs.items()}
@@ -82,22 +103,39 @@ def plan(config: DataConfig, tokenizer_folder: Path) -> BuildPlan:
             "recipe": _deciding(config),
             "sources": files,
             "evaluation": [sha256 for _, sha256 in evaluation],
-            "tokenizer": tokenizer.record.sha256,
+            # A trained one is decided by the recipe and the sources.
+            "tokenizer": None if tokenizer is None else tokenizer.record.sha256,
         }
     )
-    state, found = _state_of(Path(config.out), recipe_fingerprint)
+    state, found = state_of(Path(config.out), recipe_fingerprint)
     size = sum(file.size for source in inputs.values() for file, _ in source if file is not None)
     return BuildPlan(config, tokenizer, inputs, evaluation, files, size, _MEMORY_BYTES, recipe_fingerprint, state, found)
 
 
-def require_replaceable(plan: BuildPlan, replace: bool) -> None:
+class Planned(Protocol):
+    """What is to be written, and what is there now: a ``BuildPlan``, or a ``merging.MergePlan``."""
+
+    @property
+    def out(self) -> str:
+        """Folder to write."""
+
+    @property
+    def state(self) -> State:
+        """What is there now."""
+
+    @property
+    def found(self) -> str:
+        """The same for the person."""
+
+
+def require_replaceable(plan: Planned, replace: bool) -> None:
     """Refuse to write over another build unless asked to.
 
     Raises:
         DataError: There is one, and ``replace`` is False.
     """
     if plan.state in ("different", "damaged") and not replace:
-        raise DataError(f"{plan.config.out}: {plan.found}; {_REPLACE}")
+        raise DataError(f"{plan.out}: {plan.found}; {_REPLACE}")
 
 
 def _deciding(config: DataConfig) -> dict[str, Any]:
@@ -106,6 +144,9 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
     for source in tree["sources"].values():
         del source["path"]
     del tree["cleaning"]["decontaminate"]
+    # Absent rather than null, so that builds made before there was this key are recognised.
+    if tree["train_tokenizer"] is None:
+        del tree["train_tokenizer"]
     return tree
 
 
@@ -124,7 +165,12 @@ def _archive() -> str:
     return f"{name}-{version}.tar.gz".lower()
 
 
-def _state_of(out: Path, recipe_fingerprint: str) -> tuple[State, str]:
+def state_of(out: Path, recipe_fingerprint: str) -> tuple[State, str]:
+    """What is at ``out``, and the same for the person; a build there is verified.
+
+    Raises:
+        DataError: It is something that is not a build.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return "new", "nothing is there yet"
     if not is_build(out):

@@ -29,6 +29,11 @@ def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
         lines.append(f"{stage.stage:<22}{stage.rows_in:>12,}{stage.rows_out:>12,}  {'; '.join(_notes(stage))}".rstrip())
         if with_examples:
             lines += [f"    {reason}: {example}" for reason, examples in stage.examples.items() for example in examples]
+    if manifest.tokenised:
+        lines.append(f"{'tokenised source':<22}{'words':>12}{'tokens':>12}{'a word':>8}{'unknown':>11}")
+        for name, found in manifest.tokenised.items():
+            shares = f"{found.fertility:>8.2f}{100 * found.unknown_share:>9.3f} %"
+            lines.append(f"  {name:<20}{found.words:>12,}{found.tokens:>12,}{shares}")
     for split, packed in manifest.packed.items():
         lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
     if manifest.labelled:
@@ -52,6 +57,15 @@ def page(manifest: BuildManifest, title: str) -> str:
         f"{'' if len(source.files) <= 5 else f' and {len(source.files) - 5} more'}</td></tr>"
         for name, source in manifest.sources.items()
     )
+    tokenised = "".join(
+        f"<tr><td>{escape(name)}</td><td class=n>{found.words:,}</td><td class=n>{found.tokens:,}</td>"
+        f"<td class=n>{found.fertility:.2f}</td><td class=n>{100 * found.unknown_share:.3f} %</td></tr>"
+        for name, found in manifest.tokenised.items()
+    )
+    tokens = (
+        f"<h2>Tokens</h2><table><tr><th>source<th class=n>words<th class=n>tokens<th class=n>tokens a word<th class=n>unknown</tr>"
+        f"{tokenised}</table><p>A word is a run of letters, digits and marks, or one character of a script without spaces.</p>"
+    )
     labelled = "".join(f"<li>{escape(split)}: {rows:,}</li>" for split, rows in manifest.labelled.items())
     classes = f"<h2>Labelled rows</h2><p>{len(manifest.labels)} classes: {escape(', '.join(manifest.labels))}</p><ul>{labelled}</ul>"
     return (
@@ -63,6 +77,7 @@ def page(manifest: BuildManifest, title: str) -> str:
         f"<h2>Stages</h2><table><tr><th>stage<th class=n>rows in<th class=n>rows out<th>kept<th>notes</tr>{rows}</table>"
         f"<h2>Packed rows</h2><table><tr><th>split<th class=n>rows<th class=n>documents<th class=n>tokens<th class=n>filled"
         f"<th class=n>shards</tr>{packed}</table>"
+        f"{tokens if manifest.tokenised else ''}"
         f"{classes if manifest.labelled else ''}"
         f"{f'<h2>Examples of what was dropped</h2>{examples}' if examples else ''}</html>\n"
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from corpus.manifest import BuildManifest, read_manifest, verify
 from corpus.mixture import Source, WeightedOrder, quotas
@@ -171,6 +172,17 @@ def map_shard(file: Path) -> Iterator[tuple[PackedRow, Origins]]:
         for number in range(len(row)):
             ids, starts, documents, offsets = (column[number].values.to_numpy() for column in columns.values())
             yield PackedRow(ids, starts), Origins(documents, offsets)
+
+
+def renumber_shard(shard: Path, target: Path, first: int) -> None:
+    """Copy a shard; its documents are numbered on from ``first``."""
+    with pa.memory_map(str(shard)) as source:
+        table = pa.ipc.open_file(source).read_all()
+        documents = table.column("documents").combine_chunks()
+        numbered = pa.ListArray.from_arrays(documents.offsets, pc.add(documents.values, first))
+        table = table.set_column(table.column_names.index("documents"), "documents", numbered)
+        with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
 
 
 def write_shard(file: Path, rows: Sequence[PackedRow], origins: Sequence[Origins], special_ids: Sequence[int]) -> None:

@@ -1,5 +1,5 @@
 """The per-row work of a build, as picklable functions over Arrow tables: first ``Prepare`` (repair, judge, fingerprint), then, when all
-rows have been seen and decided upon, ``Tokenise``.
+rows have been seen and decided upon, ``Tokenise`` (and before it ``CountWords``, where a tokenizer is trained).
 
 They run anywhere: in this process, or in Ray tasks (``ray_stages.py``). Rows never see each other here; what needs all rows (duplicates,
 splits, packing) is ``decisions.py`` and ``build.py``.
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from corpus.boilerplate import line_digests, without_boilerplate, without_lines
 from corpus.cleaning import one_line, reason_to_drop, repair
-from corpus.config import CleaningConfig
+from corpus.config import CleaningConfig, TrainTokenizerConfig
 from corpus.contamination import EvaluationIndex, contaminated
 from corpus.duplicates import document_digests, paragraph_digests, without_paragraphs
 from corpus.language import reason_to_drop_language
@@ -26,6 +26,8 @@ from corpus.pii import PiiRules, scrub
 from corpus.quality import keep_lines
 from corpus.quality import reason_to_drop as quality_reason
 from corpus.tokenizer import encode
+from corpus.wordpiece import count_words
+from corpus.words import word_counts
 
 STAGE_VERSION = 1
 """Of everything below this line: results kept under another one are made again."""
@@ -33,6 +35,8 @@ STAGE_VERSION = 1
 Stage = Callable[[pa.Table], pa.Table]
 Mapper = Callable[[Iterable[pa.Table], Stage], Generator[pa.Table, None, None]]
 """Applies a stage to tables and yields the results in order; closed early, it frees what it holds."""
+OnProgress = Callable[[str, int, int], None]
+"""Told (what is done, units done, units in all): ``clean`` in kilobytes of input, ``count words`` and ``tokenise`` in documents."""
 
 
 @dataclass(frozen=True)
@@ -150,14 +154,12 @@ class Prepare:
 
 
 @dataclass(frozen=True)
-class Tokenise:
-    """``clean``, ``keep`` and ``drop`` (list<bool>: paragraphs to leave out) become ``ids`` list<int32> without special tokens.
+class Removal:
+    """What is left out of kept texts when all rows have been seen.
 
-    Rows that are not kept get none.
+    Reads ``clean``, ``keep`` and ``drop``, list<bool>: paragraphs to leave out.
     """
 
-    tokenizer: str
-    """The serialised tokenizer: workers on other machines do not see its folder."""
     paragraph_characters: int | None = None
     """Of ``CleaningConfig.repeated_paragraphs``."""
     frequent_lines: bytes = b""
@@ -165,10 +167,10 @@ class Tokenise:
     line_characters: int = 1
     """Of ``BoilerplateConfig.min_counted_characters``."""
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Map one piece; row order is kept."""
-        keep = table.column("keep").to_pylist()
-        texts = table.column("clean").to_pylist()
+    def __call__(self, table: pa.Table) -> list[str]:
+        """The texts of the rows for which ``keep`` holds, in order."""
+        table = table.filter(table.column("keep"))
+        texts: list[str] = table.column("clean").to_pylist()
         if self.paragraph_characters is not None:
             drops = table.column("drop").to_pylist()
             texts = [
@@ -178,8 +180,51 @@ class Tokenise:
         if self.frequent_lines:
             digests = np.frombuffer(self.frequent_lines, dtype=np.uint64)
             texts = [without_lines(text, digests, self.line_characters)[0] for text in texts]
-        encoded = iter(encode(self.tokenizer, [text for text, wanted in zip(texts, keep, strict=True) if wanted]))
-        return pa.table({"ids": pa.array([next(encoded) if wanted else [] for wanted in keep], pa.list_(pa.int32()))})
+        return texts
+
+
+@dataclass(frozen=True)
+class CountWords:
+    """``clean``, ``keep`` and ``drop`` become ``word`` and ``count``, for a vocabulary of one's own; see ``wordpiece.count_words``."""
+
+    config: TrainTokenizerConfig
+    placeholders: tuple[str, ...] = ()
+    removal: Removal = Removal()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Count the words of one piece."""
+        return count_words(self.removal(table), self.config, self.placeholders)
+
+
+@dataclass(frozen=True)
+class Tokenise:
+    """``clean``, ``keep`` and ``drop`` become ``ids`` list<int32> without special tokens, ``words`` int32 (how many the text has, by
+    ``words.py``) and ``unknown`` int32 (how many of the ids stand for what the vocabulary has no pieces for).
+
+    Rows that are not kept get none.
+    """
+
+    tokenizer: str
+    """The serialised tokenizer: workers on other machines do not see its folder."""
+    unknown_id: int | None = None
+    removal: Removal = Removal()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Map one piece; row order is kept."""
+        keep = table.column("keep").to_numpy()
+        texts = self.removal(table)
+        encoded = iter(encode(self.tokenizer, texts))
+        ids = pa.array([next(encoded) if wanted else [] for wanted in keep.tolist()], pa.list_(pa.int32()))
+        words = np.zeros(len(keep), dtype=np.int32)
+        words[keep] = word_counts(texts)
+        return pa.table({"ids": ids, "words": pa.array(words), "unknown": pa.array(self._unknown(ids))})
+
+    def _unknown(self, ids: pa.ListArray) -> npt.NDArray[np.int32]:
+        is_unknown = np.zeros(0, np.bool_) if self.unknown_id is None else ids.values.to_numpy() == self.unknown_id
+        if not is_unknown.any():
+            return np.zeros(len(ids), dtype=np.int32)
+        ends = np.concatenate([np.zeros(1, np.int32), np.cumsum(is_unknown, dtype=np.int32)])[ids.offsets.to_numpy()]
+        return np.asarray(np.diff(ends), dtype=np.int32)
 
 
 def map_here(tables: Iterable[pa.Table], stage: Stage) -> Generator[pa.Table, None, None]:

@@ -1,7 +1,7 @@
 """The tokenizer of a build: text to ids with the ``tokenizers`` library alone, so that no torch is loaded where data is made.
 
-Reads ``tokenizer.json``, or a WordPiece ``vocab.txt``, from a model folder; copies what transformers needs to read the same one again.
-Adds no special tokens: ``packing.py`` frames the documents.
+Reads ``tokenizer.json``, or a WordPiece ``vocab.txt``, from a model folder; writes what transformers needs to read the same one again.
+Adds no special tokens: ``packing.py`` frames the documents. Where a vocabulary of one's own comes from is ``wordpiece.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,15 +37,18 @@ _SPECIAL = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "u
 class TokenizerPlan:
     """A tokenizer that was found and can be used."""
 
-    folder: Path
+    files: dict[str, bytes]
+    """Name to content of what transformers reads, placeholders included."""
     serialised: str
     """The whole tokenizer as JSON: what is sent to workers, which may not see the folder."""
     record: TokenizerRecord
+    unknown_id: int | None
+    """The token for what the vocabulary has no pieces for; None where there is none, as in vocabularies of bytes."""
 
     @property
-    def copied_bytes(self) -> int:
-        """What ``copy_tokenizer`` will write."""
-        return sum((self.folder / name).stat().st_size for name in FILES if (self.folder / name).is_file())
+    def size_bytes(self) -> int:
+        """What ``save_tokenizer`` will write."""
+        return sum(map(len, self.files.values()))
 
 
 def open_tokenizer(folder: Path, placeholders: Sequence[str] = ()) -> TokenizerPlan:
@@ -70,10 +72,11 @@ def open_tokenizer(folder: Path, placeholders: Sequence[str] = ()) -> TokenizerP
             raise EncoderError(f"{folder}: the tokenizer has no {names[role]} token; pretraining packs and masks with [CLS], [SEP], [MASK]")
     known = _with_placeholders(tokenizer, placeholders)
     tokenizer = _deserialised(known.serialised)
+    given = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
     digest = hashlib.sha256(repr(sorted(known.ids.items())).encode() if known.ids else b"")
     for name in _DECIDING:
-        if (folder / name).is_file():
-            digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
+        if name in given:
+            digest.update(name.encode() + b"\0" + given[name])
     record = TokenizerRecord(
         sha256=digest.hexdigest(),
         vocabulary=max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
@@ -84,24 +87,14 @@ def open_tokenizer(folder: Path, placeholders: Sequence[str] = ()) -> TokenizerP
         special_ids=tuple(sorted(found for found in set(ids.values()) if found is not None)),
         placeholders=known.ids,
     )
-    return TokenizerPlan(folder, known.serialised, record)
+    return TokenizerPlan(_changed(given, known), known.serialised, record, ids["unk"])
 
 
-def copy_tokenizer(plan: TokenizerPlan, target: Path) -> None:
-    """Copy the tokenizer's files into a new folder, with its placeholders."""
+def save_tokenizer(plan: TokenizerPlan, target: Path) -> None:
+    """Write the tokenizer's files, with its placeholders, into a new folder."""
     target.mkdir(parents=True)
-    for name in FILES:
-        if (plan.folder / name).is_file():
-            shutil.copyfile(plan.folder / name, target / name)
-    if not plan.record.placeholders:
-        return
-    (target / "tokenizer.json").write_text(plan.serialised, encoding="utf-8")
-    if (target / "vocab.txt").is_file():
-        words = (target / "vocab.txt").read_text(encoding="utf-8").split("\n")
-        for word, number in plan.record.placeholders.items():
-            if number < len(words):
-                words[number] = word
-        (target / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    for name, content in plan.files.items():
+        (target / name).write_bytes(content)
 
 
 class _Known(NamedTuple):
@@ -132,6 +125,20 @@ def _with_placeholders(tokenizer: Any, placeholders: Sequence[str]) -> _Known:
         changed = type(changed).from_str(changed.to_str())  # the cached one stays as it is
         changed.add_tokens([AddedToken(word, normalized=False) for word in missing])
     return _Known(changed.to_str(), {word: changed.token_to_id(word) for word in placeholders})
+
+
+def _changed(given: dict[str, bytes], known: _Known) -> dict[str, bytes]:
+    """The files of a tokenizer that has learned its placeholders."""
+    if not known.ids:
+        return given
+    files = given | {"tokenizer.json": known.serialised.encode()}
+    if "vocab.txt" in given:
+        words = given["vocab.txt"].decode().split("\n")
+        for word, number in known.ids.items():
+            if number < len(words):
+                words[number] = word
+        files["vocab.txt"] = "\n".join(words).encode()
+    return files
 
 
 def encode(serialised: str, texts: list[str]) -> list[list[int]]:

@@ -16,6 +16,8 @@ from corpus.packing import FRAME, Piece, cut, fill_gaps, fill_rows, origins, pac
 from corpus.shards import Origins, PackedRow, write_shard
 from corpus.tokenizer import TokenizerPlan, sentence_ends
 
+PREFIXES = {"train": "shard", "validation": "validation"}
+"""Split to what the names of its shards begin with."""
 # Rows packed together; from a few thousand on, more make hardly any row fuller.
 _WINDOW_ROWS = 16_384
 # Knuth's multiplicative hash: consecutive numbers come out far apart.

@@ -69,6 +69,15 @@ def split_words(text: str) -> list[str]:
     return [lowered[start:stop] for start, stop in zip(first.tolist(), last.tolist(), strict=True)]
 
 
+def word_counts(texts: Sequence[str]) -> Positions:
+    """(N,) how many words each text has."""
+    counts = [np.empty(0, dtype=np.int64)]
+    for block in _blocks(texts):
+        ends = np.fromiter(accumulate(len(text) + 1 for text in block), dtype=np.int64, count=len(block))
+        counts.append(_words_before(ends, _borders(_codes("\n".join(block)))[0]))
+    return np.concatenate(counts)
+
+
 def hash_words(texts: Sequence[str]) -> Words:
     """The words of every text as numbers; equal words have equal numbers.
 
@@ -81,7 +90,7 @@ def hash_words(texts: Sequence[str]) -> Words:
         codes = _codes("\n".join(block))
         first, _ = _borders(codes)
         hashes.append(_hashes(codes, first))
-        counts.append(np.diff(np.searchsorted(first, ends), prepend=0))
+        counts.append(_words_before(ends, first))
     return Words(np.concatenate(hashes), _starts(np.concatenate(counts)))
 
 
@@ -149,6 +158,11 @@ def _borders(codes: npt.NDArray[np.uint32]) -> tuple[Positions, Positions]:
     first = alone[1:-1] | (joins[1:-1] & ~joins[:-2])
     last = alone[1:-1] | (joins[1:-1] & ~joins[2:])
     return np.flatnonzero(first), np.flatnonzero(last) + 1
+
+
+def _words_before(ends: Positions, first: Positions) -> Positions:
+    """Of each text, the number of words that begin in it; ``ends`` are the texts' ends, ``first`` the words' beginnings."""
+    return np.diff(np.searchsorted(first, ends), prepend=0)
 
 
 def _hashes(codes: npt.NDArray[np.uint32], first: Positions) -> Hashes:

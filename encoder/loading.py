@@ -9,6 +9,10 @@ from typing import Any
 from foundation.errors import EncoderError
 from foundation.references import check_model_folder, check_tokenizer_folder
 
+EMBEDDINGS_MULTIPLE = 64
+"""Embeddings are added up to a multiple of this: matrices of such sizes fill the tiles of a GPU (NVIDIA, "Tensor Core requirements").
+Those beyond the vocabulary belong to no token and are never asked for."""
+
 
 def quieten_transformers() -> None:
     """Keep transformers' loading bars and reports off the terminal; what matters of them is raised as an error."""
@@ -71,7 +75,8 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
         location: Folder or hub id.
         seed: Of what is drawn.
         dropout: As the encoder's configuration says when None.
-        vocabulary: Ids that the tokenizer makes; the model gets embeddings for those that it has none for.
+        vocabulary: Ids that the tokenizer makes. A model with fewer embeddings gets new ones, up to the next multiple of
+            ``EMBEDDINGS_MULTIPLE``; one that has enough stays as it is.
     """
     import torch
     from transformers import AutoModelForMaskedLM
@@ -82,7 +87,7 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
         torch.manual_seed(seed)
         model = AutoModelForMaskedLM.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
         if vocabulary > model.config.vocab_size:
-            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+            model.resize_token_embeddings(vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False)
         return model
 
 

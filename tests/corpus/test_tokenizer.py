@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.tokenizer import copy_tokenizer, encode, open_tokenizer
+from corpus.tokenizer import encode, open_tokenizer, save_tokenizer
 from foundation.errors import EncoderError
 
 TEXTS = ["This is a good product!", "naïve Über 中文 text, with [SEP] inside", "x" * 300, "word " * 400]
@@ -26,7 +26,7 @@ def test_ids_are_those_of_transformers(tmp_path: Path) -> None:
     assert encode(opened.serialised, TEXTS) == wanted
     assert (opened.record.mask_id, opened.record.vocabulary) == (reference.mask_token_id, len(reference))
     assert set(opened.record.special_ids) == set(reference.all_special_ids)
-    copy_tokenizer(opened, tmp_path / "copied")
+    save_tokenizer(opened, tmp_path / "copied")
     assert AutoTokenizer.from_pretrained(tmp_path / "copied")(TEXTS)["input_ids"] == reference(TEXTS)["input_ids"]
 
 
@@ -57,7 +57,7 @@ def test_placeholders_are_one_token_each_also_for_transformers(tmp_path: Path, u
     email, phone = opened.record.placeholders["[EMAIL]"], opened.record.placeholders["[PHONE]"]
     assert [number for number in ids if number in (email, phone)] == [email, phone]
     assert encode(opened.serialised, TEXTS) == encode(before.serialised, TEXTS)
-    copy_tokenizer(opened, tmp_path / "copied")
+    save_tokenizer(opened, tmp_path / "copied")
     copied = AutoTokenizer.from_pretrained(tmp_path / "copied")
     assert copied(text, add_special_tokens=False)["input_ids"] == ids
     # What was continued from such a build is built upon again.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.words import hash_words, split_words, whole, word_runs
+from corpus.words import hash_words, split_words, whole, word_counts, word_runs
 
 # Letters, marks, spaces, signs and scripts that meet each other; surrogates too, since files hold what they hold.
 TEXT = st.text(st.one_of(st.sampled_from("abAB 1_-'\n.éÉ\u0301你好ひกΣİ☺\ufe0f"), st.characters()), max_size=30)
@@ -70,6 +70,11 @@ def test_words_are_those_of_the_plain_loop_and_equal_words_have_equal_numbers(te
     numbers = dict(zip([word for words in wanted for word in words], found.hashes.tolist(), strict=True))
     assert len(set(numbers.values())) == len(numbers)
     assert [numbers[word] for words in wanted for word in words] == found.hashes.tolist()
+
+
+@given(st.lists(TEXT, max_size=8))
+def test_words_are_counted_without_making_them(texts: list[str]) -> None:
+    assert word_counts(texts).tolist() == [len(split_words(text)) for text in texts]
 
 
 @given(st.lists(TEXT, max_size=8), st.integers(1, 7))

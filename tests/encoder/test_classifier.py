@@ -129,6 +129,25 @@ def test_dropout_can_be_overridden_and_the_decoder_is_tied(tmp_path: Path) -> No
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
 
+def test_embeddings_are_added_up_to_a_multiple_of_64_and_only_where_they_are_missing(tmp_path: Path) -> None:
+    import torch
+
+    encoder = make_encoder(tmp_path / "encoder")
+    plain = new_masked_lm(str(encoder), seed=0)
+    size = plain.config.vocab_size
+    for enough in (size - 1, size):
+        fitting = new_masked_lm(str(encoder), seed=0, vocabulary=enough)
+        assert fitting.config.vocab_size == size
+        assert all(torch.equal(values, plain.state_dict()[name]) for name, values in fitting.state_dict().items())
+    for wanted in (size + 1, 256, 257):
+        grown = new_masked_lm(str(encoder), seed=0, vocabulary=wanted)
+        embeddings = grown.bert.embeddings.word_embeddings.weight
+        assert len(embeddings) == grown.config.vocab_size == -(-wanted // 64) * 64
+        assert torch.equal(embeddings[:size], plain.bert.embeddings.word_embeddings.weight)
+        assert grown.cls.predictions.decoder.weight is embeddings
+        assert grown.cls.predictions.decoder.bias.shape == (len(embeddings),)
+
+
 def test_too_long_inputs_and_a_foreign_tokenizer_are_refused(folder: Path) -> None:
     from transformers import AutoConfig
 

@@ -91,6 +91,24 @@ def test_ray_and_the_plain_mapper_write_the_same_bytes(built: dict[str, Any], pl
     assert apply(plan(recipe, place / "tokenizer"), map_here).fingerprint == built["fingerprint"]
 
 
+def test_a_tokenizer_is_trained_through_ray_and_the_plain_mapper_trains_the_same(build: Raybert, place: Path, tmp_path: Path) -> None:
+    from corpus.build import apply
+    from corpus.config import DataConfig
+    from corpus.manifest import read_manifest
+    from corpus.planning import plan
+    from corpus.stages import map_here
+
+    own = ["tokenizer=null", "train_tokenizer.vocabulary=100", f"out={tmp_path / 'own'}", "batch_documents=20", "--json"]
+    done = build("reviews.csv", *own)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert 40 < answer["tokenizer"]["vocabulary"] < 100  # the texts give no more
+    assert answer["tokenised"]["reviews"]["fertility"] < 1.5
+    recipe = DataConfig.model_validate({**read_manifest(tmp_path / "own").recipe, "out": str(tmp_path / "plain")})
+    assert apply(plan(recipe, None), map_here).fingerprint == answer["fingerprint"]
+    assert json.loads(build("reviews.csv", *own).stdout)["skipped"] is True
+
+
 def test_the_same_build_is_skipped_and_starts_no_ray(built: dict[str, Any], build: Raybert) -> None:
     done = build("reviews.csv", "--json")
     assert done.returncode == 0, done.stderr
