@@ -162,14 +162,14 @@ class Recording:
 
     def __call__(self, tables: Iterable[pa.Table], stage: Any) -> Generator[pa.Table, None, None]:
         from corpus.ray_stages import map_with_ray
-        from corpus.stages import Prepare
+        from corpus.stages import Prepare, Tokenise
 
         with contextlib.closing(map_with_ray(tables, stage, workers=None)) as mapped:
             for table in mapped:
                 if isinstance(stage, Prepare):
                     self.clean += table.column("clean").to_pylist()
                     self.touched += table.column("counts").is_valid().to_pylist()
-                else:
+                elif isinstance(stage, Tokenise):
                     ids = table.column("ids").combine_chunks()
                     self.ids += [part.astype(np.int32) for part in np.split(ids.values.to_numpy(), ids.offsets.to_numpy()[1:-1])]
                 yield table
