@@ -27,7 +27,7 @@ from corpus.quality import keep_lines
 from corpus.quality import reason_to_drop as quality_reason
 from corpus.tokenizer import encode
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Of everything below this line: results kept under another one are made again."""
 
 Stage = Callable[[pa.Table], pa.Table]
@@ -37,7 +37,7 @@ Mapper = Callable[[Iterable[pa.Table], Stage], Generator[pa.Table, None, None]]
 
 @dataclass(frozen=True)
 class Prepare:
-    """Repair, judge and clean. Adds to ``id``, ``text``, ``label``, ``split``, ``source``:
+    """Repair, judge and clean. Adds to the columns of ``pieces.read_tables``:
 
     * ``clean`` string: the text for the packed corpus, lines kept, personal data replaced
     * ``changed`` bool: repair altered the text
@@ -48,7 +48,7 @@ class Prepare:
     * ``lines`` list of uint64: digests of its lines (empty unless asked for)
     * ``signature`` list<uint32> and ``bands`` list<uint64>: for near-duplicates (empty unless asked for)
 
-    ``text`` of a labelled row becomes its repaired form in one line, of any other row null.
+    ``text`` and ``pair`` of a labelled row become their repaired forms in one line, ``text`` of any other row null.
     """
 
     config: CleaningConfig
@@ -74,6 +74,8 @@ class Prepare:
                 reason or ("shares words with evaluation texts" if hit else None) for reason, hit in zip(reasons, found, strict=True)
             ]
         mapped = table.set_column(table.column_names.index("text"), "text", pa.array(texts, pa.string()))
+        pairs = [None if pair is None else one_line(repair(pair, self.config.unicode_form)) for pair in table.column("pair").to_pylist()]
+        mapped = mapped.set_column(table.column_names.index("pair"), "pair", pa.array(pairs, pa.string()))
         added = {
             "clean": pa.array(clean, pa.string()),
             "changed": pa.array(changed, pa.bool_()),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from corpus.config import LabelledDataConfig
 from corpus.labelled import load_labelled
-from corpus.splits import validation_rows
+from corpus.splits import VALIDATION, Shares, held_out
 from foundation.errors import DataError
 
 
@@ -32,7 +32,7 @@ def config(train: Path, **values: object) -> LabelledDataConfig:
 )
 def test_every_class_gives_its_share_and_keeps_some(groups: list[int], fraction: float, seed: int) -> None:
     given_groups = np.array(groups, dtype=np.int64)
-    chosen = validation_rows(given_groups, fraction, seed)
+    chosen = held_out(given_groups, Shares(fraction), seed) == VALIDATION
     for group, size in Counter(groups).items():
         taken = int(chosen[given_groups == group].sum())
         assert taken < size or size == 0
@@ -40,7 +40,7 @@ def test_every_class_gives_its_share_and_keeps_some(groups: list[int], fraction:
             assert taken == 0
         else:
             assert 1 <= taken <= max(1, round(fraction * size))
-    assert np.array_equal(chosen, validation_rows(given_groups, fraction, seed))
+    assert np.array_equal(chosen, held_out(given_groups, Shares(fraction), seed) == VALIDATION)
 
 
 def test_a_file_is_split_by_class_and_seed(reviews: Path) -> None:

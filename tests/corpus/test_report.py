@@ -12,7 +12,7 @@ import pytest
 
 from corpus import report
 from corpus.build import apply
-from corpus.config import DataConfig
+from corpus.config import DataConfig, SourceConfig
 from corpus.planning import plan
 from corpus.stages import map_here
 from corpus.store import prune
@@ -60,7 +60,7 @@ def test_a_report_shows_counters_and_examples_and_fetches_nothing(recipe_for: Re
 
 
 def test_a_survey_tells_columns_counts_lengths_and_first_rows(reviews: Path, tokenizer_folder: Path) -> None:
-    found = survey(str(reviews), text_column="text", label_column="label", tokenizer_folder=tokenizer_folder, shown=3)
+    found = survey(SourceConfig(path=str(reviews), label_column="label"), tokenizer_folder=tokenizer_folder, shown=3)
     assert (found.columns, found.rows, found.empty, found.files) == (("text", "label"), 40, 0, {"reviews.csv": 40})
     assert found.labels == {"bad": 21, "good": 19}
     assert found.characters["100"] == len("text number 38 is here")
@@ -69,7 +69,7 @@ def test_a_survey_tells_columns_counts_lengths_and_first_rows(reviews: Path, tok
     assert [row["id"] for row in found.first] == ["reviews.csv#1", "reviews.csv#2", "reviews.csv#3"]
     assert "columns:    text, label" in found.text()
     with pytest.raises(DataError, match="no column 'review'; it has text, label"):
-        survey(str(reviews), text_column="review", label_column=None, tokenizer_folder=None, shown=3)
+        survey(SourceConfig(path=str(reviews), text_column="review"), tokenizer_folder=None, shown=3)
 
 
 def test_pruning_removes_what_was_not_used_and_a_build_makes_it_again(recipe_for: Recipe, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from corpus.files import files_of
-from corpus.sources import BYTES_PER_TABLE, BadLines, labelled_rows, read_file, read_files
+from corpus.findings import labelled_rows
+from corpus.sources import BYTES_PER_TABLE, BadLines, read_file, read_files
 from foundation.errors import DataError
 
 ROWS = [('naïve, "quoted"\nand broken', "a"), ("NA", "2"), ("plain", "a")]
