@@ -162,16 +162,16 @@ def duplicates(splits: Splits, codes: Mapping[str, npt.NDArray[np.int64]]) -> _F
 
 
 def small_classes(train: CheckedRows, names: Sequence[str], smallest: int) -> _Found:
-    """Classes with fewer than ``smallest`` training rows."""
+    """Classes with fewer than ``smallest`` training rows; those without any are unseen labels."""
     counts = class_counts(train.labels, len(names))
-    small = np.flatnonzero(counts < smallest)
+    small = np.flatnonzero((counts > 0) & (counts < smallest))
     if len(small):
         small = small[np.argsort(counts[small], kind="stable")]
         numbers, classes = memberships(train.labels)
         ids = [train.ids[i] for i in np.unique(numbers[np.isin(classes, small)])]
         told = ", ".join(f"{names[i]} ({counts[i]})" for i in small[:_SHOWN].tolist()) + (", …" if len(small) > _SHOWN else "")
         has = "class has" if len(small) == 1 else "classes have"
-        yield f"{len(small)} {has} fewer than {smallest} rows in train: {told}; rows {named(ids) or 'none'}", ids
+        yield f"{len(small)} {has} fewer than {smallest} rows in train: {told}; rows {named(ids)}", ids
 
 
 def imbalance(train: CheckedRows, names: Sequence[str], ratio: float) -> _Found:
@@ -179,7 +179,7 @@ def imbalance(train: CheckedRows, names: Sequence[str], ratio: float) -> _Found:
     counts = class_counts(train.labels, len(names))
     if not counts.any():
         return
-    largest, smallest = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max()).argmin())
+    largest, smallest = int(counts.argmax()), int(np.where(counts > 0, counts, counts.max() + 1).argmin())
     if counts[largest] > ratio * counts[smallest]:
         numbers, classes = memberships(train.labels)
         ids = [train.ids[i] for i in numbers[classes == smallest]]

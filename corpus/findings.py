@@ -19,7 +19,7 @@ CheckKind = Literal["empty_texts", "unseen_labels", "conflicts", "leaks", "dupli
 
 _SHOWN = 5
 _SHOWN_CLASSES = 20
-_ROWS_IN_JSON = 100
+_ROWS_IN_JSON = 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Finding:
     """Ids of all rows concerned."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with the first hundred rows."""
+        """Plain values, with the first twenty rows."""
         head = {"kind": self.kind, "severity": self.severity, "message": self.message}
         return head | {"count": len(self.rows), "rows": list(self.rows[:_ROWS_IN_JSON])}
 

@@ -72,6 +72,34 @@ def test_a_survey_tells_columns_counts_lengths_and_first_rows(reviews: Path, tok
         survey(SourceConfig(path=str(reviews), text_column="review"), tokenizer_folder=None, shown=3)
 
 
+def test_a_survey_tells_the_label_mix_and_what_is_odd(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    rows = ["same,a|b,2", "Same,b,1", "copy,a,3", "copy,a,3", "no label,,1", ",b,1"]
+    file.write_text("text,tags,stars\n" + "\n".join(rows) + "\n")
+    found = survey(
+        SourceConfig(path=str(file), label_column="tags", label_kind="list", label_separator="|"), tokenizer_folder=None, shown=2
+    )
+    assert (found.labels, found.unlabelled, found.empty, found.splits) == ({"a": 3, "b": 3}, 1, 1, {"train": 5})
+    by_kind = {finding["kind"]: finding for finding in found.findings}
+    assert set(by_kind) == {"empty_texts", "conflicts", "duplicates", "small_classes"}
+    assert by_kind["conflicts"]["rows"] == ["rows.csv#1", "rows.csv#2"]
+    assert "labels:     a 3, b 3" in found.text()
+    assert "conflicts: 1 text has different labels: rows.csv#1 (a, b), rows.csv#2 (b)" in found.text()
+    numbers = survey(SourceConfig(path=str(file), label_column="stars", label_kind="number"), tokenizer_folder=None, shown=2)
+    assert numbers.numbers is not None
+    assert (numbers.labels, numbers.numbers["0"], numbers.numbers["50"], numbers.numbers["100"]) == (None, 1, 1.5, 3)
+    assert "labels:     1 to 3; " in numbers.text()
+
+
+def test_a_report_tells_kinds_and_findings(recipe_for: Recipe, reviews: Path) -> None:
+    manifest = apply(plan(recipe_for(), Path(recipe_for().tokenizer)), map_here)
+    shown = report.text(manifest)
+    assert "labelled: train 36, validation 4, test 0; 2 classes: bad, good" in shown
+    found = manifest.findings[0]
+    assert f"{found.kind}: {found.message}" in shown
+    assert found.message in report.page(manifest, "Build")
+
+
 def test_pruning_removes_what_was_not_used_and_a_build_makes_it_again(recipe_for: Recipe, tmp_path: Path) -> None:
     store, config = tmp_path / "store", recipe_for()
     first = apply(plan(config, Path(config.tokenizer)), map_here, store=store)
