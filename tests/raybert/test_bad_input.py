@@ -117,7 +117,7 @@ def test_a_wrong_data_file_is_named_with_what_is_wrong_in_it(assert_refused: Ref
 
 def test_labels_that_cannot_be_trained_on_yet_are_refused_by_every_verb(assert_refused: Refusals) -> None:
     says = ["good.csv: found label_kind: list", "take one text and one class a row (label_kind: single, no pair_column)"]
-    lists = ("label_kind=list", "label_separator=|")
+    lists = ("label_kind=list", "label_separator=/")
     assert_refused(*FINETUNE, GOOD, *(f"data.{key}" for key in lists), "--json", says=says)
     assert_refused(*TUNE, f"recipe.{GOOD}", *(f"recipe.data.{key}" for key in lists), says=says)
 
