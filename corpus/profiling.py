@@ -16,13 +16,13 @@ from foundation.profile import Profile, profile, word_key
 Encode = Callable[[list[str], list[str] | None], Sequence[Sequence[int]]]
 """Token ids of each text (or pair of texts), as the model reads them."""
 
-_ROWS = 100_000
+_ROWS = 20_000
 _BATCH = 10_000
 _NUMBER_BINS = 10
 
 
 def profile_of(rows: LabelledSplit, names: Sequence[str], encode: Encode | None) -> Profile:
-    """Profile training rows. Of more than 100,000 rows lengths and words are counted on a fixed sample; labels on all of them.
+    """Profile training rows. Of more than 20,000 rows lengths and words are counted on a fixed sample; labels on all of them.
 
     Args:
         rows: The rows.

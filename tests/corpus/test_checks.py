@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corpus import checks
 from corpus.checks import CheckedRows, check, long_texts
 from corpus.findings import Finding, refuse
 from corpus.labelled_config import ChecksConfig
@@ -173,6 +174,22 @@ def test_texts_over_the_length_are_told_with_what_is_lost() -> None:
     )
     assert long_texts(splits, count, 30, "warn") == ()
     assert long_texts(splits, count, 15, "ignore") == ()
+
+
+def test_of_very_many_texts_a_sample_is_counted_and_the_finding_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_COUNTED_ROWS", 50)
+    counted: list[str] = []
+
+    def count(texts: Sequence[str], pairs: Sequence[str] | None) -> np.ndarray:
+        counted.extend(texts)
+        return np.full(len(texts), 20)
+
+    split = rows("t", [f"text {i}" for i in range(400)], np.zeros(400, dtype=np.int64))
+    (finding,) = long_texts({"train": split}, count, 10, "warn")
+    assert len(set(counted)) == len(finding.rows) == 50
+    assert finding.message.startswith(
+        "50 of 50 texts (100.0 %) are longer than max_length=10 tokens and lose 50.0 % of all tokens (of a sample"
+    )
 
 
 def test_a_finding_for_machines_names_the_first_rows_and_counts_all() -> None:
