@@ -1,7 +1,8 @@
 """START HERE: the road from sources to a build folder. ``planning.plan`` looks and decides, ``apply`` does it.
 
-read and prepare every row (``pieces.py``, ``stages.py``) -> decide about all of them (``decisions.py``) -> tokenise what is kept, and
-train the tokenizer before if asked to (``tokenising.py``) -> pack -> write, with the labelled rows and a manifest
+read and prepare every row (``pieces.py``, ``stages.py``) -> decide about all of them (``decisions.py``) -> check the labelled ones
+(``labelled_build.py``) -> tokenise what is kept, and train the tokenizer before if asked to (``tokenising.py``) -> pack -> write, with the
+labelled rows and a manifest
 
 Labelled rows are repaired, never dropped or moved. Knows no Ray: per-row work goes through a ``Mapper`` (``stages.py``, ``ray_stages.py``).
 Each step's results are kept in a ``PieceStore``, so that a build that was cut goes on; memory is bounded by a wave of pieces and a window
@@ -10,7 +11,6 @@ of rows, not by the data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,22 @@ import pyarrow.compute as pc
 from corpus.atomic import new_folder, require_room
 from corpus.config import DataConfig
 from corpus.contamination import EvaluationIndex, grams
-from corpus.decisions import COLUMNS, SPLITS, Decisions, decide, places
-from corpus.labelled import label_indices, label_names
-from corpus.manifest import MANIFEST, BuildManifest, PackedRecord, SourceRecord, StageCount, files_in, fingerprint_of, read_manifest
-from corpus.pieces import Piece, Prepared, Sample, prepare, read_tables
+from corpus.decisions import COLUMNS, Decisions, decide, places
+from corpus.labelled_build import check_labelled, label_names_of, write_labelled
+from corpus.manifest import (
+    MANIFEST,
+    BuildManifest,
+    FindingRecord,
+    PackedRecord,
+    SourceRecord,
+    StageCount,
+    files_in,
+    fingerprint_of,
+    read_manifest,
+)
+from corpus.pieces import Piece, Prepared, Sample, prepare
 from corpus.planning import BuildPlan, require_replaceable
-from corpus.sources import labelled_rows, read_file
+from corpus.sources import read_file
 from corpus.stages import STAGE_VERSION, Mapper, OnProgress, Prepare
 from corpus.store import PieceStore, piece_store
 from corpus.tokenising import KeptTexts
@@ -39,7 +49,6 @@ from foundation.home import write_atomically
 
 # Room for the manifest and the Arrow files' own headers.
 _MANIFEST_BYTES = 100_000
-_LABELLED_BATCH = 50_000
 _EXAMPLE_CHARACTERS = 200
 
 
@@ -64,13 +73,14 @@ def apply(
     if plan.state == "up to date":
         return read_manifest(out)
     require_replaceable(plan, replace)
-    labels = _label_names(plan)
+    labels = label_names_of(plan)
     require_room(out, plan.input_bytes)
     with piece_store(store) as kept:
         prepared = _prepared(plan, mapper, kept, on_progress or _silent)
         pieces = [piece for source in prepared.values() for piece in source.pieces]
         columns = pa.concat_tables(kept.get(piece.key).select(COLUMNS) for piece in pieces)
-        decisions = decide(columns, config, bad_lines=sum(source.bad_lines for source in prepared.values()))
+        decisions = decide(columns, config, labels=labels, bad_lines=sum(source.bad_lines for source in prepared.values()))
+        findings = check_labelled(config, kept, pieces, decisions.split, labels)
         if not decisions.keep[decisions.split == 0].any():
             raise DataError(f"{out}: no text is left to pack, so nothing was written ({_why(decisions)}); relax `cleaning`")
         texts = KeptTexts(config, mapper, kept, pieces, decisions, on_progress or _silent)
@@ -78,10 +88,10 @@ def apply(
         tokenised = texts.tokenise(tokenizer)
         used = [*(note for source in prepared.values() for note in source.notes), *(piece.key for piece in pieces), *texts.used]
         kept.use(used)
-        written = tokenizer.size_bytes + _MANIFEST_BYTES + _bytes_to_write(kept, pieces, tokenised, bool(labels))
+        written = tokenizer.size_bytes + _MANIFEST_BYTES + _bytes_to_write(kept, pieces, tokenised)
         with new_folder(out, written) as folder:
             save_tokenizer(tokenizer, folder / "tokenizer")
-            labelled = _write_labelled(kept, pieces, decisions, labels, folder / "labelled")
+            labelled = write_labelled(config, kept, pieces, decisions.split, labels, folder / "labelled")
             packed, packing = _write_packed(config, tokenizer, kept, pieces, tokenised, decisions, folder)
             hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
             stages = _with_examples(decisions, kept, pieces, [text for source in prepared.values() for text in source.bad_examples])
@@ -97,6 +107,9 @@ def apply(
                 sequence_length=config.sequence_length,
                 labels=labels,
                 labelled=labelled,
+                label_kind=config.label_kind,
+                has_pairs=config.has_pairs,
+                findings=tuple(FindingRecord.model_validate(finding.as_json()) for finding in findings),
                 packed=packed,
                 software=software_versions(),
                 files=hashes,
@@ -108,33 +121,6 @@ def apply(
 
 def _silent(*_: Any) -> None:
     pass
-
-
-def _label_names(plan: BuildPlan) -> tuple[str, ...]:
-    """Class names of all labelled rows, which are read and checked before any work starts; empty without labelled sources."""
-    trained: set[str] = set()
-    tested: dict[str, str] = {}
-    places = []
-    for name, source in plan.config.sources.items():
-        if source.builtin is None and source.label_column is None:
-            continue
-        where = source.path or str(source.builtin)
-        places.append(where)
-        for file, _ in plan.inputs[name]:
-            table = pa.concat_tables(read_tables(name, source, file, rows=plan.config.batch_documents))
-            labelled_rows(table, where)
-            is_test = pc.equal(table.column("split"), "test")
-            trained.update(table.column("label").filter(pc.invert(is_test)).unique().to_pylist())
-            test = table.filter(is_test)
-            for label, row in zip(test.column("label").to_pylist(), test.column("id").to_pylist(), strict=True):
-                tested.setdefault(label, row)
-    if not places:
-        return ()
-    if not trained:
-        raise DataError("sources: every labelled source has `split: test`; at least one must be for training")
-    labels = label_names(sorted(trained), ", ".join(places))
-    label_indices(list(tested), list(tested.values()), labels, "test rows")
-    return labels
 
 
 def _prepared(plan: BuildPlan, mapper: Mapper, store: PieceStore, on_progress: OnProgress) -> dict[str, Prepared]:
@@ -168,7 +154,7 @@ def _prepared(plan: BuildPlan, mapper: Mapper, store: PieceStore, on_progress: O
         for piece in found[name].pieces:
             table = store.get(piece.key)
             blank = table.filter(pc.and_(pc.is_valid(table.column("label")), pc.equal(table.column("clean"), "")))
-            if len(blank):
+            if len(blank) and config.checks.empty_texts == "refuse":
                 raise DataError(
                     f"{blank.column('id')[0]}: nothing is left of this labelled text after repair; it held only control characters"
                 )
@@ -188,52 +174,10 @@ def _evaluation(plan: BuildPlan) -> EvaluationIndex | None:
     return index
 
 
-def _bytes_to_write(store: PieceStore, pieces: list[Piece], tokenised: list[str], has_labels: bool) -> int:
+def _bytes_to_write(store: PieceStore, pieces: list[Piece], tokenised: list[str]) -> int:
     tokens = sum(int(store.get(key).nbytes) for key in tokenised)
-    return tokens + (sum(int(store.get(piece.key).column("text").nbytes) for piece in pieces) if has_labels else 0)
-
-
-def _write_labelled(store: PieceStore, pieces: list[Piece], decisions: Decisions, labels: tuple[str, ...], folder: Path) -> dict[str, int]:
-    """Write labelled rows by split, with class indices; returns rows by split, nothing without labelled sources."""
-    if not labels:
-        return {}
-    folder.mkdir()
-    counts = {}
-    for which, name in enumerate(SPLITS):
-        schema = pa.schema({"id": pa.string(), "text": pa.string(), "label": pa.int32(), "source": pa.string()})
-        counts[name] = 0
-        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for table in _in_batches(_labelled_tables(store, pieces, decisions, labels, which), schema):
-                writer.write_table(table)
-                counts[name] += len(table)
-    return counts
-
-
-def _labelled_tables(
-    store: PieceStore, pieces: list[Piece], decisions: Decisions, labels: tuple[str, ...], which: int
-) -> Iterator[pa.Table]:
-    start = 0
-    for piece in pieces:
-        table = store.get(piece.key)
-        here = decisions.split[start : start + piece.rows] == which
-        start += piece.rows
-        chosen = table.filter(pa.array(here & table.column("label").is_valid().to_numpy()))
-        ids = chosen.column("id")
-        indices = label_indices(chosen.column("label").to_pylist(), ids.to_pylist(), labels, f"{SPLITS[which]} rows")
-        yield pa.table(
-            {"id": ids, "text": chosen.column("text"), "label": pa.array(indices.astype(np.int32)), "source": chosen.column("source")}
-        )
-
-
-def _in_batches(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Tables of ``_LABELLED_BATCH`` rows, so that the bytes that are written do not depend on how the rows came."""
-    waiting = schema.empty_table()
-    for table in tables:
-        waiting = pa.concat_tables([waiting, table])
-        while len(waiting) >= _LABELLED_BATCH:
-            yield waiting.slice(0, _LABELLED_BATCH).combine_chunks()
-            waiting = waiting.slice(_LABELLED_BATCH)
-    yield waiting.combine_chunks()
+    # Texts of unlabelled rows are null here.
+    return tokens + sum(int(store.get(piece.key).select(["text", "pair"]).nbytes) for piece in pieces)
 
 
 def _write_packed(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from corpus.labelled_config import ChecksConfig, LabelKind, check_fractions, check_separator
 from corpus.quality_config import BoilerplateConfig, LanguageConfig, QualityConfig
 from foundation.config import Config, PathText, RefText
 
@@ -15,20 +16,42 @@ SourceFormat = Literal["auto", "text", "jsonl", "csv", "parquet", "arrow"]
 
 
 class LabelledDataConfig(Config):
-    """Labelled texts for a classifier."""
+    """Labelled texts for a classifier. A build folder brings its own columns, kinds and splits, and ignores those keys."""
 
     train: PathText
     """A folder that `data build` made, or a CSV, JSON-lines or Parquet file (a folder or glob of them, too)."""
     test: PathText | None = None
     """Rows for the final evaluation. None: the build folder's own test split, or none."""
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of train held back for choosing; a build folder brings its own split and ignores this."""
+    """Share of train held back for choosing, unless `split_column` says which rows are."""
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of train held back for the final evaluation, unless `split_column` says which rows are."""
     text_column: str = "text"
-    """Column with the text; a build folder ignores this."""
+    """Column with the text."""
+    pair_column: str | None = None
+    """Column with a second text that belongs to the first."""
     label_column: str = "label"
-    """Column with the class; numbers are read as class names. A build folder ignores this."""
+    """Column with the label; whole numbers are read as class names unless `label_kind` is `number`."""
+    label_kind: LabelKind = "single"
+    """One class a row, a list of classes a row (none, one or several of them apply), or a number."""
+    label_separator: str | None = None
+    """Between the classes of a list, where it is plain text. None: lists are Arrow or JSON lists, or text such as `["a", "b"]`."""
+    split_column: str | None = None
+    """Column that says train, validation (or val, valid, dev) or test of each row."""
+    group_column: str | None = None
+    """Column with a key: rows with the same one land in the same split."""
     split_seed: int = 0
-    """Seed of the validation split."""
+    """Seed of the splits."""
+    checks: ChecksConfig = ChecksConfig()
+    """What is refused and what is only told."""
+
+    @model_validator(mode="after")
+    def _splits_are_told_once(self) -> Self:
+        if self.test is not None and self.test_fraction > 0:
+            raise ValueError("test names a file and test_fraction asks for rows of train; give one of them")
+        check_fractions(self.validation_fraction, self.test_fraction)
+        check_separator(self.label_kind, self.label_separator)
+        return self
 
 
 class SourceConfig(Config):
@@ -42,10 +65,20 @@ class SourceConfig(Config):
     """How to read the files; `auto` goes by their suffix. Text files hold one document a line."""
     text_column: str = "text"
     """Column with the text; text files have none."""
+    pair_column: str | None = None
+    """Column with a second text that belongs to the first; it stays with the labelled row and is not packed."""
     label_column: str | None = None
-    """Column with the class. None: the source is unlabelled and only feeds the packed corpus."""
+    """Column with the label. None: the source is unlabelled and only feeds the packed corpus."""
+    label_kind: LabelKind = "single"
+    """One class a row, a list of classes a row, or a number; the same for all labelled sources."""
+    label_separator: str | None = None
+    """Between the classes of a list, where it is plain text. None: lists are Arrow or JSON lists, or text such as `["a", "b"]`."""
     split: Literal["train", "test"] = "train"
     """Which split the source's rows belong to; test rows never enter the packed corpus."""
+    split_column: str | None = None
+    """Column that says train, validation (or val, valid, dev) or test of each row."""
+    group_column: str | None = None
+    """Column with a key: rows with the same one land in the same split, whatever their source."""
     weight: float | None = Field(default=None, gt=0)
     """Share of the rows of a training epoch that come from this source, relative to the other sources' weights. None for all sources: every
     row once an epoch."""
@@ -58,9 +91,24 @@ class SourceConfig(Config):
     def _is_one_thing(self) -> SourceConfig:
         if (self.builtin is None) == (self.path is None):
             raise ValueError("give either builtin or path, one of them")
-        if self.builtin is not None and (self.label_column is not None or self.split != "train"):
+        own = (self.label_column, self.pair_column, self.split_column, self.group_column)
+        if self.builtin is not None and (any(own) or self.split != "train" or self.label_kind != "single"):
             raise ValueError("a builtin source brings its own labels and splits; remove label_column and split")
         return self
+
+    @model_validator(mode="after")
+    def _labels_are_told_once(self) -> SourceConfig:
+        if self.label_column is None and (self.pair_column is not None or self.label_kind != "single"):
+            raise ValueError("pair_column and label_kind are for labelled rows; give a label_column, or remove them")
+        if self.split_column is not None and self.split == "test":
+            raise ValueError("split_column says the split of each row and split: test that of all; give one of them")
+        check_separator(self.label_kind, self.label_separator)
+        return self
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether its rows have labels."""
+        return self.builtin is not None or self.label_column is not None
 
 
 class NearDuplicateConfig(Config):
@@ -153,9 +201,14 @@ class DataConfig(Config):
     sequence_length: int = Field(default=128, ge=8)
     """Longest packed row, in tokens, special tokens counted."""
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
-    """Share of train held back, per class where there are labels; validation rows never enter the packed training rows."""
+    """Share of train held back, per class where there are labels; validation rows never enter the packed training rows. A source whose
+    `split_column` has validation rows keeps to them."""
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the labelled rows of train held back for the final evaluation; a source that has test rows of its own keeps to them."""
+    checks: ChecksConfig = ChecksConfig()
+    """What is refused and what is only told about labelled rows."""
     seed: int = 0
-    """Seed of the validation split, and of the sample."""
+    """Seed of the splits, and of the sample."""
     sample: float = Field(default=1.0, gt=0, le=1)
     """Share of the rows that is read, for a fast look; chosen by row number."""
     cleaning: CleaningConfig = CleaningConfig()
@@ -186,6 +239,29 @@ class DataConfig(Config):
         if without and len(without) < len(trained):
             raise ValueError(f"sources.{without[0]} has no weight and others have one; give every training source a weight, or none")
         return self
+
+    @model_validator(mode="after")
+    def _labels_are_of_one_form(self) -> DataConfig:
+        check_fractions(self.validation_fraction, self.test_fraction)
+        labelled = {name: source for name, source in self.sources.items() if source.is_labelled}
+        kinds = {source.label_kind: name for name, source in labelled.items()}
+        if len(kinds) > 1:
+            told = ", ".join(f"{name} has {kind}" for kind, name in kinds.items())
+            raise ValueError(f"labelled sources have several label kinds ({told}); build them one by one")
+        without = [name for name, source in labelled.items() if source.pair_column is None]
+        if without and len(without) < len(labelled):
+            raise ValueError(f"sources.{without[0]} has no pair_column and others have one; give every labelled source one, or none")
+        return self
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """Of every labelled source."""
+        return next((source.label_kind for source in self.sources.values() if source.is_labelled), "single")
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether labelled rows have a second text."""
+        return any(source.pair_column is not None for source in self.sources.values())
 
     @model_validator(mode="after")
     def _fits_in_a_shard(self) -> DataConfig:

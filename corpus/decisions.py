@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 
 from corpus.config import DataConfig, NearDuplicateConfig
 from corpus.duplicates import ParagraphDigests, clusters, first_occurrences, seen_in_earlier_documents
+from corpus.labels import LABELLED_SPLITS as SPLITS
+from corpus.labels import label_array, memberships, strata_of
 from corpus.manifest import StageCount
 from corpus.minhash import verifier
 from corpus.quality_config import BoilerplateConfig
-from corpus.splits import validation_rows
+from corpus.splits import TEST, TRAIN, VALIDATION, Groups, Shares, assign
 
-SPLITS = ("train", "validation", "test")
-COLUMNS = ("split", "label", "reason", "changed", "counts", "digest", "paragraphs", "lines", "signature", "bands")
+COLUMNS = ("split", "source", "group", "label", "reason", "changed", "counts", "digest", "paragraphs", "lines", "signature", "bands")
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,17 @@ class Decisions:
 _SHOWN = 3
 
 
-def decide(columns: pa.Table, config: DataConfig, *, bad_lines: int = 0) -> Decisions:
+def decide(columns: pa.Table, config: DataConfig, *, labels: Sequence[str] = (), bad_lines: int = 0) -> Decisions:
     """Decide about every row.
 
     Args:
         columns: The columns ``COLUMNS`` of all rows, as ``stages.Prepare`` makes them.
         config: The recipe.
+        labels: Class names of all labelled rows; empty without such rows, and for numbers.
         bad_lines: Lines that could not be read, for the counters.
     """
     total = len(columns)
-    split = split_of(columns, config)
+    split = split_of(columns, config, labels)
     stages = [
         StageCount(stage="read", rows_in=total + bad_lines, rows_out=total, dropped={"bad line": bad_lines} if bad_lines else {}),
         StageCount(stage="repair", rows_in=total, rows_out=total, changed=int(np.count_nonzero(_numpy(columns, "changed")))),
@@ -101,14 +103,53 @@ def decide(columns: pa.Table, config: DataConfig, *, bad_lines: int = 0) -> Deci
     return Decisions(split, keep, tuple(stages), examples, dropped_paragraphs, in_place_of, frequent_lines)
 
 
-def split_of(columns: pa.Table, config: DataConfig) -> npt.NDArray[np.int8]:
-    """(N,) index into ``SPLITS`` of every row: test as the sources say, validation drawn from train, per class where there are labels."""
-    split = np.where(_numpy(columns, "split") == "test", 2, 0).astype(np.int8)
-    train = np.flatnonzero(split == 0)
-    classes = columns.column("label").take(pa.array(train)).combine_chunks().dictionary_encode().indices.fill_null(-1)
-    held_back = validation_rows(classes.to_numpy(zero_copy_only=False).astype(np.int64), config.validation_fraction, config.seed)
-    split[train[held_back]] = 1
+def split_of(columns: pa.Table, config: DataConfig, labels: Sequence[str]) -> npt.NDArray[np.int8]:
+    """(N,) index into ``SPLITS`` of every row: as the sources say, else drawn from train, per class or by group where there are some.
+
+    Args:
+        columns: ``split``, ``source``, ``group`` and ``label`` of all rows.
+        config: The recipe.
+        labels: Class names.
+    """
+    said = columns.column("split").combine_chunks().dictionary_encode()
+    numbers = np.array([SPLITS.index(name) for name in said.dictionary.to_pylist()], dtype=np.int8)
+    marked: npt.NDArray[np.int8] = numbers[said.indices.to_numpy()]
+    split = marked.copy()
+    strata, rows, classes = _strata(columns.column("label"), split == TRAIN, config, labels)
+    keys = columns.column("group").combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    sources = columns.column("source").combine_chunks().dictionary_encode().indices.to_numpy()
+    # A source that brings validation or test rows keeps to them; the others are drawn from together.
+    shares = {}
+    for source in np.unique(sources).tolist():
+        own = set(np.unique(marked[sources == source]).tolist())
+        shares[source] = Shares(0.0 if VALIDATION in own else config.validation_fraction, 0.0 if TEST in own else config.test_fraction)
+    for share in sorted(set(shares.values())):
+        alike = [source for source, found in shares.items() if found == share]
+        here = np.flatnonzero((marked == TRAIN) & np.isin(sources, alike))
+        place = np.full(len(marked), -1, dtype=np.int64)
+        place[here] = np.arange(len(here))
+        inside = place[rows] >= 0
+        groups = Groups(keys[here], place[rows[inside]], classes[inside]) if (keys[here] >= 0).any() else None
+        split[here] = assign(marked[here], strata[here], share, config.seed, groups)
     return split
+
+
+def _strata(
+    column: pa.ChunkedArray, is_train: npt.NDArray[np.bool_], config: DataConfig, labels: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(N,) what the draw is stratified by, -1 without a label; (M,) rows and (M,) classes that they have."""
+    strata = np.full(len(column), -1, dtype=np.int64)
+    if config.label_kind == "single":
+        # Numbered as they first occur among the training rows, which decides the draws.
+        train = np.flatnonzero(is_train)
+        found = column.take(pa.array(train)).combine_chunks().dictionary_encode().indices.fill_null(-1)
+        strata[train] = found.to_numpy()
+        return strata, *memberships(strata)
+    labelled = np.flatnonzero(column.is_valid().to_numpy())
+    values = label_array(column.drop_null(), labels, config.label_kind)
+    strata[labelled] = strata_of(values)
+    rows, classes = memberships(values)
+    return strata, labelled[rows], classes
 
 
 def _in_order(keep: npt.NDArray[np.bool_], split: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:

@@ -1,42 +1,44 @@
 """Labelled texts, split and checked, ready for a classifier: from a ``data build`` folder or straight from files.
 
-Holds texts and class indices in memory; knows nothing of tokens. How files are read is ``sources.py``; what is checked is here.
+Holds texts and labels in memory; knows nothing of tokens. What labels are is ``labels.py``, how files are read ``sources.py``, who is in
+which split ``splits.py``, what may be wrong with rows ``checks.py``; all meet here.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from corpus.checks import CheckedRows, check
 from corpus.config import LabelledDataConfig
+from corpus.fields import fields_of
+from corpus.findings import Finding, labelled_rows, not_in_train, refuse
+from corpus.labelled_config import ChecksConfig, LabelKind
+from corpus.labels import (
+    LABELLED_SPLITS,
+    LabelledSplit,
+    check_classes,
+    fingerprint,
+    in_order,
+    label_array,
+    memberships,
+    rows_with_unknown,
+    stored_forms,
+    strata_of,
+)
 from corpus.manifest import is_build, read_manifest, verify
-from corpus.sources import labelled_rows, read_files
-from corpus.splits import validation_rows
-from foundation.errors import DataError
+from corpus.sources import read_files
+from corpus.splits import TEST, TRAIN, Groups, Shares, assign, marked_splits, require_whole_groups
+from foundation.errors import ConfigError, DataError
 from foundation.progress import say
 
-LABELLED_SPLITS = ("train", "validation", "test")
-_SHOWN = 5
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledSplit:
-    """Rows of one split. N = rows."""
-
-    texts: list[str]
-    labels: npt.NDArray[np.int64]
-    """(N,) indices into ``LabelledData.labels``."""
-    ids: list[str]
-    """Where each row came from: file and row number."""
-
-    def __len__(self) -> int:
-        return len(self.texts)
+__all__ = ["LABELLED_SPLITS", "LabelledData", "LabelledSplit", "load_labelled", "require_single"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,112 +49,148 @@ class LabelledData:
     validation: LabelledSplit
     test: LabelledSplit
     labels: tuple[str, ...]
-    """Class names, in index order."""
+    """Class names, in index order; empty where labels are numbers."""
     fingerprint: str
     """SHA-256 over class names, texts and labels of every split."""
+    kind: LabelKind = "single"
+    findings: tuple[Finding, ...] = ()
+    """What the checks warn of."""
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether every row has a second text."""
+        return self.train.pairs is not None
+
+
+class _Rows(NamedTuple):
+    """Rows that were read: string forms, not arrays yet."""
+
+    table: pa.Table
+    """``id``, ``text``, ``label`` and, where there are pairs, ``pair``."""
+    split: npt.NDArray[np.int8]
+    """(N,) index into ``LABELLED_SPLITS``."""
+    labels: tuple[str, ...]
+    """Class names, in index order."""
+    kind: LabelKind
+
+    @property
+    def has_pairs(self) -> bool:
+        return "pair" in self.table.column_names
+
+    def splits(self) -> dict[str, LabelledSplit]:
+        pairs = self.table.column("pair").to_pylist() if self.has_pairs else None
+        values = label_array(self.table.column("label"), self.labels, self.kind)
+        rows = LabelledSplit(self.table.column("text").to_pylist(), values, self.table.column("id").to_pylist(), pairs)
+        return {name: rows.take(np.flatnonzero(self.split == number)) for number, name in enumerate(LABELLED_SPLITS)}
 
 
 def load_labelled(config: LabelledDataConfig) -> LabelledData:
     """Read, check and split labelled rows. Data too small to hold rows back validates on its training rows, and says so.
 
     Raises:
-        DataError: A file or column is missing, a file is damaged, a row lacks text or label, there is one class only, or test
-            holds a label that train does not.
+        DataError: A file or column is missing, a file is damaged, a row lacks text or label, there is nothing to tell apart, test holds a
+            label that train does not, or another check is to refuse what it found.
     """
     folder = Path(config.train)
-    built = folder.is_dir() and is_build(folder)
-    splits, labels = _from_build(folder) if built else _from_files(config)
+    rows = _of_build(folder) if folder.is_dir() and is_build(folder) else _of_files(config)
     if config.test is not None:
-        splits["test"] = _read_test(config.test, "text" if built else config.text_column, "label" if built else config.label_column, labels)
+        rows = _with_test(rows, config.test, config)
+    splits, labels = rows.splits(), rows.labels
+    checked = {name: CheckedRows.of(splits[name]) for name in LABELLED_SPLITS if len(splits[name]) or name == "train"}
+    findings = refuse(check(checked, labels, config.checks), config.train)
     if not len(splits["validation"]):
         say(f"warning: {config.train}: no rows to hold back for validation; the training rows are used, which flatters every figure")
         splits["validation"] = splits["train"]
-    return LabelledData(splits["train"], splits["validation"], splits["test"], labels, fingerprint(splits, labels))
+    return LabelledData(splits["train"], splits["validation"], splits["test"], labels, fingerprint(splits, labels), rows.kind, findings)
 
 
-def label_names(found: Sequence[str], where: str) -> tuple[str, ...]:
-    """Class names in index order: numbers by value, else by spelling.
-
-    Raises:
-        DataError: Fewer than two classes.
-    """
-    names = set(found)
-    if len(names) < 2:
-        raise DataError(f"{where}: every row has the label {next(iter(names))!r}; a classifier needs at least two classes")
-    numeric = all(name.lstrip("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=int) if numeric else sorted(names))
-
-
-def label_indices(found: Sequence[str], ids: Sequence[str], labels: Sequence[str], where: str) -> npt.NDArray[np.int64]:
-    """(N,) class index of each label.
+def require_single(data: LabelledData, where: str) -> LabelledData:
+    """Return ``data`` if it is of the form that models are trained on so far: one class a row, no pairs.
 
     Raises:
-        DataError: A label that is not among ``labels``; names rows.
+        ConfigError: It is not.
     """
-    index = {name: number for number, name in enumerate(labels)}
-    unknown = [row for row, name in enumerate(found) if name not in index]
-    if unknown:
-        names = sorted({found[row] for row in unknown})
-        rows = ", ".join(ids[row] for row in unknown[:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
-        raise DataError(
-            f"{where}: {', '.join(map(repr, names[:_SHOWN]))}: not a label in train ({len(unknown)} rows: {rows}); "
-            f"train has {', '.join(labels)}"
+    if data.kind != "single" or data.has_pairs:
+        found = "pairs of texts" if data.kind == "single" else f"label_kind: {data.kind}"
+        raise ConfigError(
+            f"{where}: found {found}; `finetune`, `tune` and `evaluate` take one text and one class a row (label_kind: single, no "
+            "pair_column) in this version; `data build` and `data show` take all of them"
         )
-    return np.array([index[name] for name in found], dtype=np.int64)
+    return data
 
 
-def fingerprint(splits: dict[str, LabelledSplit], labels: Sequence[str]) -> str:
-    """SHA-256 over the content of labelled data, whatever files it came from."""
-    digest = hashlib.sha256(repr(tuple(labels)).encode())
-    for name in LABELLED_SPLITS:
-        split = splits[name]
-        digest.update(f"{name} {len(split)}\n".encode())
-        for text, label in zip(split.texts, split.labels, strict=True):
-            encoded = text.encode()
-            digest.update(f"{label} {len(encoded)}\n".encode() + encoded)
-    return digest.hexdigest()
+def _of_files(config: LabelledDataConfig) -> _Rows:
+    table = _read(config.train, config)
+    ids, found = table.column("id").to_pylist(), table.column("label")
+    marked = np.full(len(table), TRAIN, dtype=np.int8)
+    if config.split_column is not None:
+        marked = marked_splits(table.column("marked").to_pylist(), ids, config.train)
+        if config.test is not None and (marked == TEST).any():
+            raise DataError(f"{config.train}: split_column marks test rows, and data.test names a file; leave one of them out")
+        if not (marked == TRAIN).any():
+            raise DataError(f"{config.train}: split_column marks no row as train; expected at least some")
+    labels = check_classes(found.filter(pa.array(marked == TRAIN)), config.label_kind, config.train)
+    labels = _known(found, ids, labels, config.label_kind, config.checks, config.train)
+    values = label_array(found, labels, config.label_kind)
+    groups = None
+    if config.group_column is not None:
+        keys = table.column("group").combine_chunks().dictionary_encode().indices.fill_null(-1)
+        groups = Groups(keys.to_numpy().astype(np.int64), *memberships(values))
+    split = assign(marked, strata_of(values), Shares(config.validation_fraction, config.test_fraction), config.split_seed, groups)
+    if groups is not None:
+        require_whole_groups(split, groups.of_row, ids, config.train)
+    return _Rows(table, split, labels, config.label_kind)
 
 
-def _from_files(config: LabelledDataConfig) -> tuple[dict[str, LabelledSplit], tuple[str, ...]]:
-    table = labelled_rows(read_files(config.train, text_column=config.text_column, label_column=config.label_column), config.train)
-    found = table.column("label").to_pylist()
-    labels = label_names(found, config.train)
-    rows = _split_of(table, label_indices(found, table.column("id").to_pylist(), labels, config.train))
-    held_back = validation_rows(rows.labels, config.validation_fraction, config.split_seed)
-    return {
-        "train": _take(rows, ~held_back),
-        "validation": _take(rows, held_back),
-        "test": _take(rows, np.zeros(len(rows), dtype=np.bool_)),
-    }, labels
-
-
-def _from_build(folder: Path) -> tuple[dict[str, LabelledSplit], tuple[str, ...]]:
+def _of_build(folder: Path) -> _Rows:
     manifest = read_manifest(folder)
-    if not manifest.labels:
+    if not manifest.labelled:
         raise DataError(f"{folder}: was built from unlabelled text only; give a source with a label_column, or a labelled file")
-    names = {split: f"labelled/{split}.arrow" for split in LABELLED_SPLITS}
-    verify(folder, manifest, names.values())
-    splits = {}
-    for split, name in names.items():
+    names = [f"labelled/{split}.arrow" for split in LABELLED_SPLITS]
+    verify(folder, manifest, names)
+    tables = []
+    for name in names:
         with pa.memory_map(str(folder / name)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        splits[split] = _split_of(table, table.column("label").to_numpy().astype(np.int64))
-    return splits, manifest.labels
+            tables.append(pa.ipc.open_file(source).read_all())
+    split = np.repeat(np.arange(len(tables), dtype=np.int8), [len(table) for table in tables])
+    whole = pa.concat_tables(tables)
+    labels = stored_forms(whole.column("label"), manifest.labels, manifest.label_kind)
+    table = whole.select(["id", "text", *(["pair"] if manifest.has_pairs else [])]).append_column("label", labels)
+    return _Rows(table, split, manifest.labels, manifest.label_kind)
 
 
-def _read_test(path: str, text_column: str, label_column: str, labels: tuple[str, ...]) -> LabelledSplit:
+def _with_test(rows: _Rows, path: str, config: LabelledDataConfig) -> _Rows:
+    """``rows`` with those of ``path`` as its test split; a file has the columns that train has."""
     if is_build(Path(path)):
-        splits, names = _from_build(Path(path))
-        split = splits["test"]
-        return LabelledSplit(split.texts, label_indices([names[i] for i in split.labels], split.ids, labels, path), split.ids)
-    table = labelled_rows(read_files(path, text_column=text_column, label_column=label_column), path)
-    return _split_of(table, label_indices(table.column("label").to_pylist(), table.column("id").to_pylist(), labels, path))
+        found = _of_build(Path(path))
+        if (found.kind, found.has_pairs) != (rows.kind, rows.has_pairs):
+            raise DataError(f"{path}: holds {_described(found)}, but {config.train} holds {_described(rows)}")
+        table = found.table.filter(pa.array(found.split == TEST))
+    else:
+        own = {"label_kind": rows.kind, "pair_column": "pair" if rows.has_pairs else None, "text_column": "text", "label_column": "label"}
+        columns = {"split_column": None, "group_column": None} | (own if is_build(Path(config.train)) else {})
+        table = _read(path, config.model_copy(update=columns))
+    labels = _known(table.column("label"), table.column("id").to_pylist(), rows.labels, rows.kind, config.checks, path)
+    columns = rows.table.column_names
+    kept = pa.array(rows.split != TEST)
+    whole = pa.concat_tables([rows.table.filter(kept).select(columns), table.select(columns)])
+    return _Rows(whole, np.concatenate([rows.split[rows.split != TEST], np.full(len(table), TEST, dtype=np.int8)]), labels, rows.kind)
 
 
-def _split_of(table: pa.Table, labels: npt.NDArray[np.int64]) -> LabelledSplit:
-    return LabelledSplit(table.column("text").to_pylist(), labels, table.column("id").to_pylist())
+def _read(path: str, config: LabelledDataConfig) -> pa.Table:
+    table = read_files(path, text_column=config.text_column, more=fields_of(config))
+    return labelled_rows(table, path, texts=config.checks.empty_texts)
 
 
-def _take(rows: LabelledSplit, chosen: npt.NDArray[np.bool_]) -> LabelledSplit:
-    numbers = np.flatnonzero(chosen)
-    return LabelledSplit([rows.texts[i] for i in numbers], rows.labels[numbers], [rows.ids[i] for i in numbers])
+def _known(
+    found: pa.ChunkedArray, ids: Sequence[str], labels: tuple[str, ...], kind: LabelKind, checks: ChecksConfig, where: str
+) -> tuple[str, ...]:
+    """Class names with those that train does not have, unless these are refused."""
+    rows, unknown = rows_with_unknown(found, labels, kind)
+    if unknown and checks.unseen_labels == "refuse":
+        raise DataError(f"{where}: {not_in_train(unknown, [ids[row] for row in rows], labels)}")
+    return in_order([*labels, *unknown]) if unknown else labels
+
+
+def _described(rows: _Rows) -> str:
+    return f"label_kind: {rows.kind}{' with pairs' if rows.has_pairs else ''}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from corpus.labelled_config import LabelKind
 from foundation.bundle import sha256_of
 from foundation.errors import DataError
 
@@ -102,6 +103,18 @@ class PackedRecord(_Part):
     """Source to rows, one behind the other, where sources are weighted; else empty, and rows may mix sources."""
 
 
+class FindingRecord(_Part):
+    """One finding about labelled rows (``checks.Finding``)."""
+
+    kind: str
+    severity: str
+    message: str
+    count: int
+    """Rows concerned."""
+    rows: tuple[str, ...]
+    """The first of them."""
+
+
 class BuildManifest(_Part):
     """The whole record."""
 
@@ -121,9 +134,15 @@ class BuildManifest(_Part):
     """Source to what the tokenizer made of its texts; empty in builds of earlier versions."""
     sequence_length: int
     labels: tuple[str, ...]
-    """Class names in index order; empty without labelled sources."""
+    """Class names in index order; empty without labelled sources, and for numbers."""
     labelled: dict[str, int]
-    """Split to rows."""
+    """Split to rows; empty without labelled sources."""
+    label_kind: LabelKind = "single"
+    """What each labelled row holds."""
+    has_pairs: bool = False
+    """Whether labelled rows have a second text."""
+    findings: tuple[FindingRecord, ...] = ()
+    """What the checks of labelled rows warned of."""
     packed: dict[str, PackedRecord]
     """Split to what was packed of it."""
     software: dict[str, str]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from corpus.labelled_config import LabelKind
 from corpus.manifest import FORMAT_VERSION, BuildManifest, TokenizerRecord, fingerprint_of, read_manifest, verify
 from corpus.planning import State, state_of
 from corpus.shards import TOKENIZER_FOLDER
@@ -43,6 +44,8 @@ class MergePlan:
     out: str
     parts: tuple[Part, ...]
     labels: tuple[str, ...]
+    label_kind: LabelKind
+    has_pairs: bool
     bytes: int
     recipe_fingerprint: str
     state: State
@@ -65,6 +68,7 @@ class MergePlan:
             "sequence_length": self.parts[0].manifest.sequence_length,
             "tokenizer": self.parts[0].manifest.tokenizer.model_dump(mode="json", exclude={"special_ids"}),
             "labels": self.labels,
+            "label_kind": self.label_kind,
             "bytes": self.bytes,
             "recipe_fingerprint": self.recipe_fingerprint,
             "note": NOT_LOOKED_FOR,
@@ -88,14 +92,17 @@ def plan(folders: Sequence[Path], out: Path) -> MergePlan:
             raise DataError(f"{folder}: holds the same as {twin}; a merge would repeat every row, so give it once")
         verify(folder, manifest)
         _require_fitting(*found[0], folder, manifest)
-    labels = _common_labels(found)
+    labelled = [(folder, manifest) for folder, manifest in found if manifest.labelled]
+    _require_same_labels(labelled)
+    like = labelled[0][1] if labelled else found[0][1]
     parts, first = [], 0
     for (folder, manifest), names in zip(found, _names(found), strict=True):
         parts.append(Part(folder, manifest, names, first))
         first += sum(source.rows for source in manifest.sources.values())
     recipe_fingerprint = fingerprint_of({"format": FORMAT_VERSION, "merge": [[part.manifest.fingerprint, part.names] for part in parts]})
     size = sum((folder / name).stat().st_size for folder, manifest in found for name in manifest.files)
-    return MergePlan(str(out), tuple(parts), labels, size, recipe_fingerprint, *state_of(out, recipe_fingerprint))
+    described = (like.labels, like.label_kind, like.has_pairs)
+    return MergePlan(str(out), tuple(parts), *described, size, recipe_fingerprint, *state_of(out, recipe_fingerprint))
 
 
 def _overlap(folder: Path, out: Path) -> bool:
@@ -138,21 +145,22 @@ def _tokenizer_difference(one: BuildManifest, other: BuildManifest) -> str | Non
     return None
 
 
-def _common_labels(found: Sequence[tuple[Path, BuildManifest]]) -> tuple[str, ...]:
-    """The class names; builds without labelled rows have no say."""
-    labelled = [(folder, manifest.labels) for folder, manifest in found if manifest.labels]
-    for folder, labels in labelled[1:]:
+def _require_same_labels(labelled: Sequence[tuple[Path, BuildManifest]]) -> None:
+    """Refuse labelled rows that say something else than the first build's; builds without labelled rows have no say."""
+    for folder, manifest in labelled[1:]:
         first, wanted = labelled[0]
-        if labels != wanted:
+        if manifest.label_kind != wanted.label_kind:
+            raise DataError(f"{folder}: its label_kind is {manifest.label_kind}, that of {first} is {wanted.label_kind}; build both alike")
+        if manifest.labels != wanted.labels:
+            ours, theirs = set(wanted.labels), set(manifest.labels)
             only = [
                 f"{place} alone has {', '.join(map(repr, names))}"
-                for place, names in ((first, sorted(set(wanted) - set(labels))), (folder, sorted(set(labels) - set(wanted))))
+                for place, names in ((first, sorted(ours - theirs)), (folder, sorted(theirs - ours)))
                 if names
             ]
             raise DataError(f"{folder}: its labels are not those of {first}: {'; '.join(only)}; give both the same classes")
     if labelled:
         _require_same_columns([folder for folder, _ in labelled])
-    return labelled[0][1] if labelled else ()
 
 
 def _names(found: Sequence[tuple[Path, BuildManifest]]) -> list[dict[str, str]]:

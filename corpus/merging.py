@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from corpus.atomic import new_folder
-from corpus.labelled import LABELLED_SPLITS
+from corpus.labels import LABELLED_SPLITS
 from corpus.manifest import MANIFEST, BuildManifest, PackedRecord, StageCount, files_in, fingerprint_of, read_manifest
 from corpus.merge_planning import MergePlan, Part, labelled_schema
 from corpus.planning import require_replaceable
@@ -48,7 +48,7 @@ def apply(plan: MergePlan, *, replace: bool = False, on_progress: Callable[[int]
     require_replaceable(plan, replace)
     with new_folder(out, plan.bytes + _MANIFEST_BYTES) as folder:
         shutil.copytree(parts[0].folder / TOKENIZER_FOLDER, folder / TOKENIZER_FOLDER)
-        labelled = _write_labelled(parts, folder / "labelled") if plan.labels else {}
+        labelled = _write_labelled(parts, folder / "labelled") if any(part.manifest.labelled for part in parts) else {}
         packed = _write_packed(parts, folder, on_progress)
         hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
         manifest = BuildManifest(
@@ -63,6 +63,9 @@ def apply(plan: MergePlan, *, replace: bool = False, on_progress: Callable[[int]
             sequence_length=parts[0].manifest.sequence_length,
             labels=plan.labels,
             labelled=labelled,
+            label_kind=plan.label_kind,
+            has_pairs=plan.has_pairs,
+            findings=tuple(finding for part in parts for finding in part.manifest.findings),
             packed=packed,
             software=software_versions(),
             files=hashes,
@@ -161,7 +164,7 @@ def _write_labelled(parts: Sequence[Part], folder: Path) -> dict[str, int]:
     """Write the labelled rows of all builds, one build after the other; returns rows by split."""
     folder.mkdir()
     counts = {}
-    labelled = [part for part in parts if part.manifest.labels]
+    labelled = [part for part in parts if part.manifest.labelled]
     schema = labelled_schema(labelled[0].folder)
     for split in LABELLED_SPLITS:
         counts[split] = 0

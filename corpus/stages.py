@@ -29,7 +29,7 @@ from corpus.tokenizer import encode
 from corpus.wordpiece import count_words
 from corpus.words import word_counts
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 """Of everything below this line: results kept under another one are made again."""
 
 Stage = Callable[[pa.Table], pa.Table]
@@ -41,7 +41,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepare:
-    """Repair, judge and clean. Adds to ``id``, ``text``, ``label``, ``split``, ``source``:
+    """Repair, judge and clean. Adds to the columns of ``pieces.read_tables``:
 
     * ``clean`` string: the text for the packed corpus, lines kept, personal data replaced
     * ``changed`` bool: repair altered the text
@@ -52,7 +52,7 @@ class Prepare:
     * ``lines`` list of uint64: digests of its lines (empty unless asked for)
     * ``signature`` list<uint32> and ``bands`` list<uint64>: for near-duplicates (empty unless asked for)
 
-    ``text`` of a labelled row becomes its repaired form in one line, of any other row null.
+    ``text`` and ``pair`` of a labelled row become their repaired forms in one line, ``text`` of any other row null.
     """
 
     config: CleaningConfig
@@ -78,6 +78,8 @@ class Prepare:
                 reason or ("shares words with evaluation texts" if hit else None) for reason, hit in zip(reasons, found, strict=True)
             ]
         mapped = table.set_column(table.column_names.index("text"), "text", pa.array(texts, pa.string()))
+        pairs = [None if pair is None else one_line(repair(pair, self.config.unicode_form)) for pair in table.column("pair").to_pylist()]
+        mapped = mapped.set_column(table.column_names.index("pair"), "pair", pa.array(pairs, pa.string()))
         added = {
             "clean": pa.array(clean, pa.string()),
             "changed": pa.array(changed, pa.bool_()),

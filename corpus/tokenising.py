@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.config import DataConfig, TrainTokenizerConfig
-from corpus.decisions import SPLITS, Decisions
+from corpus.decisions import Decisions
+from corpus.labels import LABELLED_SPLITS as SPLITS
 from corpus.manifest import TokenisedRecord, fingerprint_of
 from corpus.pieces import Piece, Sample
 from corpus.pii import placeholders_of

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from corpus.manifest import TokenizerRecord
 from foundation.errors import EncoderError
@@ -29,6 +32,7 @@ FILES = (
 _DECIDING = FILES[:3]
 # Unicode's Sentence_Terminal signs that are in common use.
 _SENTENCE_ENDS = ".!?\u3002\uff01\uff1f\uff0e\u061f\u06d4\u0964\u0965"
+_COUNTED_AT_ONCE = 10_000
 _UNUSED = re.compile(r"\[unused\d+\]")
 _SPECIAL = {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"}
 
@@ -144,6 +148,28 @@ def _changed(given: dict[str, bytes], known: _Known) -> dict[str, bytes]:
 def encode(serialised: str, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens and without truncation."""
     return [encoding.ids for encoding in _deserialised(serialised).encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def token_counter(folder: Path) -> Callable[[Sequence[str], Sequence[str] | None], npt.NDArray[np.int64]] | None:
+    """A function that counts the tokens of texts (or pairs of texts) as a model reads them: special tokens counted, nothing cut.
+
+    None when the folder's tokenizer is of a form that this library cannot open; transformers may still know it.
+    """
+    try:
+        tokenizer = _load(folder)
+    except EncoderError:
+        return None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    def count(texts: Sequence[str], pairs: Sequence[str] | None = None) -> npt.NDArray[np.int64]:
+        given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        counts: list[int] = []
+        for start in range(0, len(given), _COUNTED_AT_ONCE):
+            counts += map(len, tokenizer.encode_batch_fast(given[start : start + _COUNTED_AT_ONCE]))
+        return np.array(counts, dtype=np.int64)
+
+    return count
 
 
 def sentence_ends(serialised: str) -> list[int]:

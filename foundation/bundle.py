@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from foundation.errors import BundleError
 from foundation.home import write_atomically
+from foundation.profile import Profile
 
 MANIFEST = "raybert.json"
 FORMAT_VERSION = 1
@@ -71,6 +72,8 @@ class Manifest(_Part):
     metrics: dict[str, float] = Field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
     golden: tuple[GoldenRequest, ...] = ()
+    profile: Profile | None = None
+    """Lengths, vocabulary and label mix of the training rows; None in bundles of earlier versions, and where there are no labelled rows."""
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str]
     """Relative path to SHA-256 of every file but this one."""
@@ -123,6 +126,7 @@ def seal(
     metrics: Mapping[str, float] | None = None,
     gates: tuple[Gate, ...] = (),
     golden: tuple[GoldenRequest, ...] = (),
+    profile: Profile | None = None,
 ) -> Bundle:
     """Write ``raybert.json`` over the files that ``folder`` holds, last, and return the bundle.
 
@@ -145,6 +149,7 @@ def seal(
         metrics=dict(metrics or {}),
         gates=gates,
         golden=golden,
+        profile=profile,
         software=software_versions(),
         files={name: sha256_of(folder / name) for name in files},
     )

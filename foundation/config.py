@@ -48,11 +48,6 @@ def _absolute_if_local(ref: str) -> str:
     return _absolute(ref) if looks_local else ref
 
 
-def parse_path(path: str) -> str:
-    """A path as recipes hold it: absolute, or a URI."""
-    return _absolute(path)
-
-
 PathText = Annotated[str, AfterValidator(_absolute)]
 """A file, folder or URI; relative paths are made absolute when the recipe is read, because Ray workers run in another folder."""
 

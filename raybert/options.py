@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from foundation.progress import say
 
 CALLER_REPORTS = "RAYBERT_CALLER_REPORTS"
 """Set by a verb that runs another one: the error is told once, by the caller, who reads it from the ``--json`` line."""
@@ -43,6 +46,12 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 
     plain = json.loads(json.dumps(plan, default=str))
     show({"dry_run": True, **plain}, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip(), as_json=as_json)
+
+
+def warn(findings: Iterable[Mapping[str, Any]]) -> None:
+    """Tell on stderr what the checks of labelled rows warn of, a line each."""
+    for finding in findings:
+        say(f"warning: {finding['message']}")
 
 
 def report_error(message: str, exit_code: int, *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from corpus.labelled import LabelledData, load_labelled
+from corpus.labelled import LabelledData
 from corpus.masks import LinearShare, Masking, Spans
 from corpus.order import RowOrder, StepRows
 from corpus.positions import linear_ramp
@@ -26,7 +26,7 @@ from training.division import microbatches_of_rank
 from training.engine import TorchEngine
 from training.loop import Engine
 from training.objectives import Classification, MaskedLanguageModel, check_pretrainable
-from training.planning import total_steps
+from training.planning import read_labelled, total_steps
 from training.schedule import learning_rate
 
 
@@ -58,7 +58,7 @@ def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None)
     if isinstance(recipe, PretrainConfig):
         return _pretraining(recipe, location)
     assert isinstance(recipe, FinetuneConfig)
-    return _finetuning(recipe, location, data or load_labelled(recipe.data))
+    return _finetuning(recipe, location, data or read_labelled(recipe))
 
 
 def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> Assembly:

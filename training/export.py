@@ -14,6 +14,7 @@ import torch
 
 from corpus.labelled import LabelledData
 from corpus.manifest import read_manifest
+from corpus.profiling import profile_of
 from corpus.shards import TOKENIZER_FOLDER
 from encoder.classifier import SequenceClassifier
 from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
@@ -52,6 +53,10 @@ def export_classifier(
         classifier = SequenceClassifier(model, tokenizer, max_length=recipe.max_length)
         texts = (data.validation.texts or data.train.texts)[:GOLDEN_REQUESTS]
         scores = classifier.score(texts)
+
+        def encode(texts: list[str], pairs: list[str] | None) -> Any:
+            return tokenizer(texts, pairs, truncation=True, max_length=recipe.max_length, return_attention_mask=False)["input_ids"]
+
         golden = tuple(
             GoldenRequest(text=text, scores={label: float(score) for label, score in zip(data.labels, row, strict=True)})
             for text, row in zip(texts, scores, strict=True)
@@ -67,6 +72,7 @@ def export_classifier(
             metrics=metrics,
             gates=gates_of(recipe.gates, metrics, majority_share(list(data.validation.labels))),
             golden=golden,
+            profile=profile_of(data.train, data.labels, encode),
         )
     return bundle.model_copy(update={"path": target})
 

@@ -10,8 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from corpus.labelled import LabelledData, load_labelled
+from corpus.checks import long_texts
+from corpus.findings import Finding, refuse
+from corpus.labelled import LabelledData, load_labelled, require_single
 from corpus.shards import PackedRows
+from corpus.tokenizer import token_counter
 from encoder.loading import longest_input
 from foundation.errors import ConfigError, DataError, EncoderError, InputError
 from foundation.home import home, new_run_id
@@ -46,6 +49,8 @@ class TrainPlan:
     """Parameters, gradients and optimiser state by ZeRO's formula; activations come on top."""
     disk_bytes: int | None
     """What the run folder may hold at once: checkpoints and bundle."""
+    findings: tuple[dict[str, Any], ...] = ()
+    """What the checks of labelled rows warn of: kind, severity, message, count and the first rows of each."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,7 +68,12 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
     check_start(recipe)
     if isinstance(recipe, FinetuneConfig):
         check_length(resolved.location, recipe.max_length)
-    rows = len(read_labelled(recipe).train) if isinstance(recipe, FinetuneConfig) else _packed_rows(recipe)
+    findings: tuple[Finding, ...] = ()
+    if isinstance(recipe, FinetuneConfig):
+        data = read_labelled(recipe)
+        rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
+    else:
+        rows = _packed_rows(recipe)
     deepspeed = None
     if recipe.engine == "deepspeed":
         deepspeed = deepspeed_config(recipe)
@@ -86,15 +96,37 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         parameters=parameters,
         state_bytes_per_worker=None if parameters is None else state_bytes(parameters, recipe),
         disk_bytes=disk,
+        findings=tuple(finding.as_json() for finding in findings),
     )
 
 
 def read_labelled(recipe: FinetuneConfig) -> LabelledData:
-    """The recipe's labelled rows, with a class to tell from another."""
-    data = load_labelled(recipe.data)
+    """The recipe's labelled rows, of the form that can be trained on, with a class to tell from another."""
+    data = require_single(load_labelled(recipe.data), recipe.data.train)
     if len(data.labels) < 2:
         raise DataError(f"{recipe.data.train}: every row has the label {data.labels[0]!r}; a classifier needs at least two classes")
     return data
+
+
+def findings_of(data: LabelledData, recipe: FinetuneConfig, location: str) -> tuple[Finding, ...]:
+    """What the checks warn of, texts that the model will cut among it.
+
+    Args:
+        data: The recipe's rows.
+        recipe: The recipe.
+        location: The encoder's folder; a hub id has no tokenizer here to count with.
+
+    Raises:
+        DataError: Texts are too long, and the recipe refuses that.
+    """
+    counter = token_counter(Path(location)) if Path(location).is_dir() else None
+    if counter is None:
+        return data.findings
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    if data.validation is data.train:
+        del splits["validation"]
+    long = long_texts(splits, counter, recipe.max_length, recipe.data.checks.long_texts)
+    return (*data.findings, *refuse(long, recipe.data.train))
 
 
 def total_steps(recipe: RunConfig, rows: int) -> int:

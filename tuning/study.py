@@ -18,7 +18,16 @@ from foundation.errors import ConfigError, RunError
 from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
-from training.planning import check_length, check_room, check_start, checkpoint_bytes, count_parameters, read_labelled, total_steps
+from training.planning import (
+    check_length,
+    check_room,
+    check_start,
+    checkpoint_bytes,
+    count_parameters,
+    findings_of,
+    read_labelled,
+    total_steps,
+)
 from tuning.config import ChoiceDimension, Dimension, StudyConfig, UniformDimension
 from tuning.trial import run_trial, trial_recipe
 
@@ -38,6 +47,8 @@ class StudyPlan:
     """At once."""
     steps_at_most: int
     """Optimiser steps if no trial were stopped."""
+    findings: tuple[dict[str, Any], ...] = ()
+    """What the checks of labelled rows warn of; tokens are counted with the first encoder's tokenizer."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -93,6 +104,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         check_model_folder(locations[named])
         check_length(locations[named], config.recipe.max_length)
     check_start(config.recipe)
+    findings = findings_of(data, config.recipe, next(iter(locations.values())))
     parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
     check_room(home().runs, study_bytes(parameters, config))
     study_id = new_run_id("tune")
@@ -106,6 +118,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         mode=config.recipe.score_order,
         cpus=config.concurrent * config.recipe.workers.cpus_each,
         steps_at_most=steps * config.trials,
+        findings=tuple(finding.as_json() for finding in findings),
     )
 
 

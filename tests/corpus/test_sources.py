@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from corpus.files import files_of
-from corpus.sources import BYTES_PER_TABLE, BadLines, labelled_rows, read_file, read_files
+from corpus.findings import labelled_rows
+from corpus.sources import BYTES_PER_TABLE, BadLines, read_file, read_files
 from foundation.errors import DataError
 
 ROWS = [('naïve, "quoted"\nand broken', "a"), ("NA", "2"), ("plain", "a")]
@@ -189,3 +190,14 @@ def test_bad_lines_are_counted_up_to_the_share_that_is_allowed(tmp_path: Path) -
     assert "a.jsonl: line 1: not valid JSON" in bad.examples[0]
     with pytest.raises(DataError, match=r"a.jsonl: line 1: not valid JSON.*10 of 100 lines are bad, more than max_bad_share=0.09"):
         list(read_file(file, text_column="text", bad=BadLines(share=0.09)))
+
+
+def test_a_long_value_in_a_second_csv_file_costs_no_rows_of_it(tmp_path: Path) -> None:
+    bad = BadLines()
+    names = {"a.csv": [f"a {i}" for i in range(300)], "b.csv": [*(f"b {i}" for i in range(40)), "x" * 3_000_000, "last"]}
+    for name, texts in names.items():
+        (tmp_path / name).write_text("text,label\n" + "".join(f"{text},y\n" for text in texts))
+    for name, texts in names.items():
+        tables = read_file(files_of(str(tmp_path / name))[0], text_column="text", label_column="label", bad=bad)
+        assert [text for table in tables for text in table["text"].to_pylist()] == texts
+    assert bad.lines == 342

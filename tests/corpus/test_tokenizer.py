@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.tokenizer import encode, open_tokenizer, save_tokenizer
+from corpus.tokenizer import encode, open_tokenizer, save_tokenizer, token_counter
 from foundation.errors import EncoderError
 
 TEXTS = ["This is a good product!", "naïve Über 中文 text, with [SEP] inside", "x" * 300, "word " * 400]
@@ -88,3 +88,11 @@ def test_the_corpus_loads_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tokens_are_counted_with_special_ones_and_for_pairs(tokenizer_folder: Path, tmp_path: Path) -> None:
+    count = token_counter(tokenizer_folder)
+    assert count is not None
+    assert count(["abc", "a b", ""], None).tolist() == [5, 4, 2]
+    assert count(["abc"], ["de"]).tolist() == [3 + 2 + 3]
+    assert token_counter(tmp_path) is None

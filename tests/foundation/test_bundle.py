@@ -8,6 +8,7 @@ import pytest
 
 from foundation.bundle import FORMAT_VERSION, MANIFEST, Bundle, Gate, copy_bundle, is_bundle, open_bundle, read_manifest, reseal, seal
 from foundation.errors import BundleError
+from foundation.profile import profile
 
 MakeBundle = Callable[..., Bundle]
 
@@ -113,3 +114,14 @@ def test_a_copy_is_whole_and_leaves_nothing_else(make_bundle: MakeBundle, tmp_pa
     copy_bundle(bundle, target)
     assert open_bundle(target, digest=bundle.digest).manifest == bundle.manifest
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_a_bundle_of_before_profiles_opens_and_a_profile_is_kept(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    del manifest["profile"]
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest))
+    assert open_bundle(bundle.path).manifest.profile is None
+    found = profile("tokens", {3: 2}, {7: 5}, {"neg": 1, "pos": 1})
+    reseal(bundle, profile=found)
+    assert open_bundle(bundle.path).manifest.profile == found

@@ -74,6 +74,7 @@ def test_a_csv_becomes_shards_and_splits_through_ray(built: dict[str, Any], plac
     assert built["skipped"] is False
     assert built["labelled"] == {"train": 54, "validation": 6, "test": 0}
     assert built["labels"] == ["bad", "good"]
+    assert built["findings"] == []
     manifest = json.loads((place / "built" / "manifest.json").read_text())
     assert manifest["fingerprint"] == built["fingerprint"]
     assert manifest["sources"]["reviews"]["rows"] == 60

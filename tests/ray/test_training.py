@@ -92,7 +92,10 @@ def trained(place: Place) -> dict[str, Any]:
 
 def test_a_fine_tune_ends_with_a_verified_bundle_that_plain_transformers_loads(trained: dict[str, Any]) -> None:
     bundle = Path(trained["bundle"])
-    open_bundle(bundle)
+    profile = open_bundle(bundle).manifest.profile
+    assert profile is not None
+    assert (profile.unit, profile.rows, profile.labels) == ("tokens", 360, {"negative": 180, "positive": 180})
+    assert trained["findings"] == []
     assert trained["metrics"]["accuracy"] > 0.8
     code = (
         "from transformers import AutoModelForSequenceClassification\n"

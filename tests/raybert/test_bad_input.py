@@ -115,6 +115,20 @@ def test_a_wrong_data_file_is_named_with_what_is_wrong_in_it(assert_refused: Ref
     assert_refused(*arguments[verb], says=DATA[file])
 
 
+def test_labels_that_cannot_be_trained_on_yet_are_refused_by_every_verb(assert_refused: Refusals) -> None:
+    says = ["good.csv: found label_kind: list", "take one text and one class a row (label_kind: single, no pair_column)"]
+    lists = ("label_kind=list", "label_separator=/")
+    assert_refused(*FINETUNE, GOOD, *(f"data.{key}" for key in lists), "--json", says=says)
+    assert_refused(*TUNE, f"recipe.{GOOD}", *(f"recipe.data.{key}" for key in lists), says=says)
+
+
+def test_a_check_that_is_to_refuse_ends_every_verb_before_it_begins(assert_refused: Refusals) -> None:
+    says = ["fewer than 11 rows in train: negative (10), positive (10)"]
+    asked = ("checks.small_classes=refuse", "checks.smallest_class=11")
+    assert_refused(*FINETUNE, GOOD, "data.validation_fraction=0", *(f"data.{key}" for key in asked), says=says)
+    assert_refused(*TUNE, f"recipe.{GOOD}", "recipe.data.validation_fraction=0", *(f"recipe.data.{key}" for key in asked), says=says)
+
+
 @pytest.mark.parametrize("file", ["empty.csv", "one.csv", "latin.csv", "nolabel.csv"])
 def test_an_evaluation_and_a_study_refuse_the_same_files(assert_refused: Refusals, file: str) -> None:
     assert_refused("evaluate", "--model", "bundle", "--data", file, says=DATA[file])

@@ -11,10 +11,16 @@ from typing import Any
 import pytest
 import typer
 
+from corpus.build import apply
+from corpus.config import DataConfig
+from corpus.planning import plan
+from corpus.stages import map_here
 from foundation.bundle import Gate, seal
+from foundation.config import dump_yaml
 from foundation.registry import Registry
 from raybert import __version__
 from raybert.main import VERBS, main
+from tests.support.tiny import make_classifier_bundle, make_encoder
 
 
 @pytest.fixture(autouse=True)
@@ -154,3 +160,62 @@ def test_the_life_of_a_model_on_the_command_line(tmp_path: Path, capsys: pytest.
     (target / "config.json").write_text("{ }")
     assert main(["models", "verify", str(target)]) == 2
     assert f"{target / 'config.json'}: altered" in capsys.readouterr().err
+
+
+def test_looking_at_labelled_rows_tells_their_mix_and_what_is_odd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    rows = [("same", ["a", "b"], "train"), ("same", ["a"], "test"), ("other", ["b"], "train")]
+    file.write_text("".join(json.dumps({"text": text, "tags": tags, "part": part}) + "\n" for text, tags, part in rows))
+    asked = ["data", "show", str(file), "--label-column", "tags", "--label-kind", "list", "--split-column", "part"]
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["labels"], found["splits"]) == ({"a": 2, "b": 2}, {"train": 2, "test": 1})
+    assert {finding["kind"] for finding in found["findings"]} == {"conflicts", "leaks", "small_classes"}
+    assert main(asked) == 0
+    assert "conflicts: 1 text has different labels: rows.jsonl#1 (a, b), rows.jsonl#2 (a)" in capsys.readouterr().out
+    assert main([*asked, "--pair-column", "none"]) == 2
+    assert "no key 'none'" in capsys.readouterr().err
+
+
+def test_a_fine_tune_warns_once_of_what_the_checks_found_and_tells_it_to_machines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = make_encoder(tmp_path / "encoder")
+    rows = [f"text {i},{'good' if i % 2 else 'bad'}" for i in range(30)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows, "same,good", "same,bad"]) + "\n")
+    asked = [f"encoder={encoder}", f"data.train={tmp_path / 'rows.csv'}", "data.validation_fraction=0", "max_length=32"]
+    capsys.readouterr()
+    assert main(["finetune", *asked, "data.checks.duplicates=ignore", "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    warnings = [line for line in told.err.splitlines() if line.startswith("warning: 1 text")]
+    assert warnings == ["warning: 1 text has different labels: rows.csv#31 (good), rows.csv#32 (bad)"]
+    (finding,) = json.loads(told.out)["findings"]
+    assert (finding["kind"], finding["severity"], finding["rows"]) == ("conflicts", "warn", ["rows.csv#31", "rows.csv#32"])
+
+
+def test_a_build_tells_its_findings_also_when_there_is_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    rows = [f"text {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows, "same,good", "same,bad"]) + "\n")
+    source = {"path": str(tmp_path / "rows.csv"), "label_column": "label"}
+    keys = {"tokenizer": str(tmp_path), "out": str(tmp_path / "built"), "validation_fraction": 0, "checks": {"duplicates": "ignore"}}
+    recipe = DataConfig.model_validate({"sources": {"rows": source}, **keys})
+    apply(plan(recipe, tmp_path), map_here)
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe))
+    assert main(["data", "build", "-c", str(tmp_path / "recipe.yaml"), "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1] == "warning: 1 text has different labels: rows.csv#41 (good), rows.csv#42 (bad)"
+    assert [finding["rows"] for finding in json.loads(told.out)["findings"]] == [["rows.csv#41", "rows.csv#42"]]
+    assert json.loads(told.out)["skipped"] is True
+
+
+def test_an_evaluation_refuses_labels_that_no_model_answers_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_classifier_bundle(tmp_path / "bundle").path
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,score\n" + "".join(f"text {i},{i / 3}\n" for i in range(12)))
+    source = {"path": str(rows), "label_column": "score", "label_kind": "number"}
+    recipe = DataConfig.model_validate({"sources": {"rows": source}, "tokenizer": str(bundle), "out": str(tmp_path / "built")})
+    apply(plan(recipe, bundle), map_here)
+    assert main(["evaluate", "--model", str(bundle), "--data", recipe.out]) == 2
+    assert "built: found label_kind: number; `finetune`, `tune` and `evaluate` take" in capsys.readouterr().err

@@ -11,10 +11,12 @@ import pytest
 
 from foundation.errors import InputError
 from tests.support.tiny import make_encoder, make_packed, write_reviews
-from training.assembly import is_stale
+from training.assembly import assemble, is_stale
 from training.config import FinetuneConfig, PretrainConfig
 from training.export import gates_of, majority_share
 from training.planning import count_parameters, plan, state_bytes, total_steps
+from tuning.config import StudyConfig
+from tuning.study import plan_study
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,44 @@ def test_a_dry_run_tells_everything_and_creates_nothing(
     assert planned.state_bytes_per_worker is not None
     assert planned.run_folder == str(raybert_home / "runs" / planned.run_id)
     assert FinetuneConfig.model_validate(planned.recipe) == made
+
+
+def test_a_plan_tells_what_the_checks_warn_of(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
+    file = tmp_path / "rows.csv"
+    rows = [f"good movie number {i},positive\nbad movie number {i},negative" for i in range(20)]
+    file.write_text("\n".join(["text,label", *rows, "same,positive", "Same,negative", f"{'word ' * 40},positive"]) + "\n")
+    tree = {"encoder": str(encoder), "max_length": 32, "data": {"train": str(file), "validation_fraction": 0}}
+    found = {finding["kind"]: finding for finding in plan("finetune", FinetuneConfig.model_validate(tree)).findings}
+    assert set(found) == {"conflicts", "duplicates", "long_texts"}
+    assert found["conflicts"]["rows"] == ["rows.csv#41", "rows.csv#42"]
+    assert "1 of 43 texts (2.3 %) are longer than max_length=32 tokens" in found["long_texts"]["message"]
+    assert found["long_texts"]["rows"] == ["rows.csv#43"]
+    tree["data"] = {**tree["data"], "checks": {"long_texts": "refuse"}}  # type: ignore[dict-item]
+    with pytest.raises(InputError, match=r"rows.csv: 1 of 43 texts .* longer than max_length=32"):
+        plan("finetune", FinetuneConfig.model_validate(tree))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"label_kind": "list", "label_separator": "|"}, "found label_kind: list; .* take one text and one class a row"),
+        ({"label_column": "stars", "label_kind": "number"}, "found label_kind: number"),
+        ({"pair_column": "stars"}, "found pairs of texts"),
+    ],
+)
+def test_what_cannot_be_trained_on_yet_is_refused_by_runs_and_studies(
+    encoder: Path, tmp_path: Path, raybert_home: Path, data: dict[str, str], message: str
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,label,stars\n" + "".join(f"text {i},{'a|b' if i % 2 else 'a'},{i}\n" for i in range(12)))
+    made = FinetuneConfig.model_validate({"encoder": str(encoder), "max_length": 32, "data": {"train": str(file), **data}})
+    with pytest.raises(InputError, match=message):
+        plan("finetune", made)
+    with pytest.raises(InputError, match=message):
+        assemble(made, str(encoder))
+    space = {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.2}}
+    with pytest.raises(InputError, match=message):
+        plan_study(StudyConfig.model_validate({"recipe": made.model_dump(), "space": space}))
 
 
 def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
