@@ -80,6 +80,8 @@ class RunConfig(Config):
     """Global batch: what the optimiser sees each step, whatever the number of workers."""
     rows_per_microbatch: int = Field(16, ge=1)
     """What one worker computes at once; only memory and speed depend on it."""
+    prefetch_steps: int = Field(2, ge=0)
+    """Steps whose batches a thread makes ahead while the engine computes; 0 makes each when it is needed. Only speed depends on it."""
     seed: int = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimiser: OptimiserConfig = OptimiserConfig()

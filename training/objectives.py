@@ -29,7 +29,7 @@ EVALUATION_SHARE = 0.15
 
 
 class ModelObjective(Protocol):
-    """An objective of ``loop.Objective``'s kind, with what engines call on the model."""
+    """An objective of ``loader.Objective``'s kind, with what engines call on the model."""
 
     def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Scalar: the batch's summed loss."""
