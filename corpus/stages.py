@@ -20,12 +20,12 @@ from corpus.cleaning import one_line, reason_to_drop, repair
 from corpus.config import CleaningConfig
 from corpus.contamination import EvaluationIndex, contaminated
 from corpus.duplicates import document_digests, paragraph_digests, without_paragraphs
+from corpus.encoding import encode_all
 from corpus.language import reason_to_drop_language
 from corpus.minhash import band_keys, banding, signatures
 from corpus.pii import PiiRules, scrub
 from corpus.quality import keep_lines
 from corpus.quality import reason_to_drop as quality_reason
-from corpus.tokenizer import encode
 
 STAGE_VERSION = 1
 """Of everything below this line: results kept under another one are made again."""
@@ -167,7 +167,7 @@ class Tokenise:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Map one piece; row order is kept."""
-        keep = table.column("keep").to_pylist()
+        keep = table.column("keep").to_numpy()
         texts = table.column("clean").to_pylist()
         if self.paragraph_characters is not None:
             drops = table.column("drop").to_pylist()
@@ -178,8 +178,10 @@ class Tokenise:
         if self.frequent_lines:
             digests = np.frombuffer(self.frequent_lines, dtype=np.uint64)
             texts = [without_lines(text, digests, self.line_characters)[0] for text in texts]
-        encoded = iter(encode(self.tokenizer, [text for text, wanted in zip(texts, keep, strict=True) if wanted]))
-        return pa.table({"ids": pa.array([next(encoded) if wanted else [] for wanted in keep], pa.list_(pa.int32()))})
+        encoded = encode_all(self.tokenizer, [text for text, wanted in zip(texts, keep.tolist(), strict=True) if wanted])
+        ends = np.zeros(len(keep) + 1, dtype=np.int32)
+        ends[1:][keep] = np.diff(encoded.offsets.to_numpy())
+        return pa.table({"ids": pa.ListArray.from_arrays(pa.array(np.cumsum(ends, dtype=np.int32)), encoded.values)})
 
 
 def map_here(tables: Iterable[pa.Table], stage: Stage) -> Generator[pa.Table, None, None]:

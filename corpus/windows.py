@@ -86,8 +86,10 @@ class PackedWriter:
             self._write(self._config.rows_per_shard)
 
     def _spans(self, ids: npt.NDArray[np.int32]) -> list[tuple[int, int]]:
-        at_sentences = self._config.cut_at_sentences and len(ids) > self._room
-        return cut(len(ids), self._room, np.flatnonzero(self._is_end[ids]) + 1 if at_sentences else None, self._config.overlap)
+        if len(ids) <= self._room:
+            return [(0, len(ids))]
+        ends = np.flatnonzero(self._is_end[ids]) + 1 if self._config.cut_at_sentences else None
+        return cut(len(ids), self._room, ends, self._config.overlap)
 
     def _donors(self, gaps: int) -> list[tuple[int, int]]:
         """(document, tokens) of the long documents of the window that fill the places which cuts at sentences' ends left open.
@@ -97,12 +99,12 @@ class PackedWriter:
         """
         wanted = gaps / (1 + gaps / max(1, self._places))
         found, given = [], 0
-        for number in sorted(self._documents, key=lambda number: number * _SCATTER % 2**32):
+        long = (number for number, ids in self._documents.items() if len(ids) > self._room)
+        for number in sorted(long, key=lambda number: number * _SCATTER % 2**32):
             if given >= wanted:
                 break
-            if len(self._documents[number]) > self._room:
-                found.append((number, len(self._documents[number])))
-                given += len(self._documents[number])
+            found.append((number, len(self._documents[number])))
+            given += len(self._documents[number])
         return found
 
     def _write(self, count: int) -> None:
