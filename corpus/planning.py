@@ -106,6 +106,8 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
     for source in tree["sources"].values():
         del source["path"]
     del tree["cleaning"]["decontaminate"]
+    if not tree["length_buckets"]:
+        del tree["length_buckets"]  # builds from before there were any stay up to date
     return tree
 
 

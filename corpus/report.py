@@ -31,6 +31,7 @@ def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
             lines += [f"    {reason}: {example}" for reason, examples in stage.examples.items() for example in examples]
     for split, packed in manifest.packed.items():
         lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
+        lines += [f"  up to {bucket.longest} tokens: {bucket.rows:,} rows" for bucket in packed.buckets]
     if manifest.labelled:
         counts = ", ".join(f"{split} {rows:,}" for split, rows in manifest.labelled.items())
         lines.append(f"labelled: {counts}; {len(manifest.labels)} classes: {', '.join(manifest.labels[:8])}")

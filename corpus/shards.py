@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from corpus.manifest import BuildManifest, read_manifest, verify
-from corpus.mixture import Source, WeightedOrder, quotas
+from corpus.mixture import CurriculumOrder, Source, WeightedOrder, quotas
 from corpus.order import RowOrder, UniformOrder
 from foundation.errors import DataError
 
@@ -120,9 +120,25 @@ class PackedRows(Sequence[PackedRow]):
         part, inside = self._locate(i)
         return PackedRow(self._ids[part][inside], self._starts[part][inside])
 
-    def order(self, seed: int) -> RowOrder:
-        """The order in which training visits the rows: each once an epoch, or a quota of each source where sources are weighted."""
-        sources = self.manifest.packed[self.split].sources
+    def order(self, seed: int, *, short_first: bool = False) -> RowOrder:
+        """The order in which training visits the rows: each once an epoch, or a quota of each source where sources are weighted.
+
+        Args:
+            seed: Of the order.
+            short_first: Each epoch goes through the length buckets, the one with the shortest rows first.
+
+        Raises:
+            DataError: ``short_first``, and the rows are in no buckets.
+        """
+        record = self.manifest.packed[self.split]
+        if short_first:
+            if not record.buckets:
+                raise DataError(
+                    f"{self.folder}: its rows are in no length buckets, so there are no short ones to begin with; build it with "
+                    "length_buckets, for example `raybert data build … length_buckets=[32,64]`, or remove `curriculum`"
+                )
+            return CurriculumOrder(tuple(bucket.rows for bucket in record.buckets), seed)
+        sources = record.sources
         if not sources:
             return UniformOrder(len(self), seed)
         weights = [self.manifest.recipe["sources"][name]["weight"] for name in sources]

@@ -124,7 +124,7 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
         tokenizer=tokenizer,
         steps=recipe.steps,
         data_fingerprint=packed.manifest.fingerprint,
-        order=packed.order(recipe.seed),
+        order=packed.order(recipe.seed, short_first=recipe.curriculum == "short_first"),
     )
 
 

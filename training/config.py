@@ -170,6 +170,9 @@ class PretrainConfig(RunConfig):
     """Share of a row's tokens that is predicted. Held-out rows are always measured at 15 %."""
     masking: MaskingConfig = MaskingConfig()
     """Further choices about masks."""
+    curriculum: Literal["short_first"] | None = None
+    """`short_first`: each epoch begins with the shortest rows, bucket after bucket; for data built with `length_buckets`. null mixes all
+    lengths."""
     batch_ramp: BatchRampConfig | None = None
     """Begin with smaller steps. null has all steps alike."""
     rows_per_step: int = Field(16, ge=1)

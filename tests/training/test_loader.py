@@ -12,6 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corpus.mixture import CurriculumOrder
+from corpus.positions import constant
 from tests.support.tiny import make_encoder, make_packed
 from training.assembly import assemble, loop_arguments, torch_engine
 from training.config import PretrainConfig
@@ -93,6 +95,8 @@ class Pretraining:
             "schedule": {"peak_lr": 1e-2},
         }
 
+        self.in_buckets = str(make_packed(folder / "in_buckets", self.encoder, length_buckets=[12, 16]))
+
     def run(self, prefetch_steps: int, **more: Any) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
         recipe = PretrainConfig.model_validate(self.tree | {"prefetch_steps": prefetch_steps})
         assembly = assemble(recipe, str(self.encoder))
@@ -144,6 +148,22 @@ def test_early_stops_and_interrupts_leave_no_thread(pretraining: Pretraining) ->
     with pytest.raises(KeyboardInterrupt):
         pretraining.run(3, hooks=[interrupt])
     assert not loaders()
+
+
+def test_a_curriculum_makes_batches_of_short_rows_first(pretraining: Pretraining) -> None:
+    recipe = PretrainConfig.model_validate(pretraining.tree | {"data": pretraining.in_buckets, "curriculum": "short_first"})
+    assembly = assemble(recipe, str(pretraining.encoder))
+    order = assembly.order
+    assert isinstance(order, CurriculumOrder)
+    assert order.buckets[0] >= 4
+    steps = order.rows // 4
+    widths = []
+    for step in range(steps):
+        ready = step_batches(step, assembly.objective, order, constant(4), rank=0, world_size=1, rows_per_microbatch=4)
+        widths.append(ready.batches[0]["input_ids"].shape[1])
+    assert widths[0] <= 12
+    assert widths[-1] > 16
+    assert widths[: order.buckets[0] // 4] == sorted(widths)[: order.buckets[0] // 4]
 
 
 def test_what_is_made_is_the_ranks_share_alone(pretraining: Pretraining) -> None:
