@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import chain
 from threading import Lock
@@ -26,6 +26,8 @@ from corpus.tokenizer import encode
 # Words kept, and characters in them, before all are forgotten: about 60 MB.
 _MOST_WORDS = 200_000
 _MOST_CHARACTERS = 10_000_000
+# Text taken apart at once: its words take some twelve times its memory.
+_RUN_CHARACTERS = 4_000_000
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 
 
@@ -44,8 +46,8 @@ def encode_all(serialised: str, texts: Sequence[str]) -> pa.ListArray:
         serialised: The tokenizer as JSON.
         texts: N of them.
     """
-    ids = _encoder(serialised)(texts)
-    return pa.ListArray.from_arrays(pa.array(ids.offsets.astype(np.int32)), pa.array(ids.values))
+    found = map(_encoder(serialised), _runs(texts))
+    return pa.concat_arrays([pa.ListArray.from_arrays(pa.array(ids.offsets.astype(np.int32)), pa.array(ids.values)) for ids in found])
 
 
 def is_word_by_word(serialised: str) -> bool:
@@ -129,6 +131,18 @@ def _encoder(serialised: str) -> Callable[[Sequence[str]], Ragged]:
     parts_of = re.compile(f"[{_PUNCTUATION}]|[^{_PUNCTUATION}]+").findall
     parts = _Known(lambda word: [word] if holds_added(word) else parts_of(word), whole)
     return _Known(_words, parts.encode).encode
+
+
+def _runs(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts, some at a time; at least one run, if an empty one."""
+    run, characters = list[str](), 0
+    for text in texts:
+        run.append(text)
+        characters += len(text)
+        if characters >= _RUN_CHARACTERS:
+            yield run
+            run, characters = [], 0
+    yield run
 
 
 def _words(text: str) -> list[str]:

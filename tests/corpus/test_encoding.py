@@ -158,6 +158,7 @@ def test_known_words_are_forgotten_when_they_are_many_and_ids_stay_the_same(
     tokenizers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "_MOST_WORDS", 20)
+    monkeypatch.setattr(encoding, "_RUN_CHARACTERS", 80)
     for start in range(0, 300, 10):
         assert_equal(tokenizers["uncased"], [f"word {number} the end, of it" for number in range(start, start + 10)])
 
