@@ -41,8 +41,8 @@ class PackedWriter:
             buckets: Row lengths before ``config.sequence_length``, ascending; ``next_bucket`` goes to the next one.
         """
         self._folder, self._prefix, self._config, self._tokenizer = folder, prefix, config, tokenizer
-        self._lengths = [config.sequence_length, *reversed(buckets)]
-        self._is_bucketed = bool(buckets)
+        self._lengths = (*buckets, config.sequence_length)
+        self._length, self._room = self._lengths[0], self._lengths[0] - FRAME
         self._is_end = np.zeros(tokenizer.record.vocabulary, dtype=np.bool_)
         if config.cut_at_sentences:
             self._is_end[sentence_ends(tokenizer.serialised)] = True
@@ -77,7 +77,8 @@ class PackedWriter:
             Numbers of documents that are in no row, as it would not have been full enough: they are to be added again.
         """
         self._end_bucket()
-        self._lengths.pop()
+        self._length = self._lengths[len(self._buckets)]
+        self._room = self._length - FRAME
         left, self._left = self._left, []
         return left
 
@@ -85,14 +86,6 @@ class PackedWriter:
         self._pack()
         rows = self._written_rows + len(self._rows) - sum(bucket.rows for bucket in self._buckets)
         self._buckets.append(LengthBucket(longest=self._length, rows=rows))
-
-    @property
-    def _length(self) -> int:
-        return self._lengths[-1]
-
-    @property
-    def _room(self) -> int:
-        return self._length - FRAME
 
     def close(self, documents: int) -> PackedRecord:
         """Pack and write what is left; returns the record of the split, which holds ``documents`` documents."""
@@ -107,23 +100,24 @@ class PackedWriter:
             fill=round(self._written_tokens / places, 6) if places else 0.0,
             shards=tuple(self._shards),
             sources=self._sources,
-            buckets=tuple(self._buckets) if self._is_bucketed else (),
+            buckets=tuple(self._buckets) if len(self._lengths) > 1 else (),
         )
 
     def _pack(self) -> None:
         length, record = self._length, self._tokenizer.record
         pieces = [Piece(number, *span) for number, ids in self._documents.items() for span in self._spans(ids)]
         rows = pack_pieces(pieces, length)
-        if len(self._lengths) > 1:
+        if length < self._config.sequence_length:
             is_full = [sum(piece.size for piece in row) >= _FULL_SHARE * length for row in rows]
             self._left += [piece.document for row, full in zip(rows, is_full, strict=True) if not full for piece in row]
             rows = [row for row, full in zip(rows, is_full, strict=True) if full]
         elif self._config.cut_at_sentences:
             donors = self._donors(sum(length - sum(piece.size for piece in row) for row in rows))
-            given = {number for number, _ in donors}
-            rows = pack_pieces([piece for piece in pieces if piece.document not in given], length)
-            rest = fill_gaps(rows, donors, length)
-            rows += pack_pieces(rest, length)
+            if donors:
+                given = {number for number, _ in donors}
+                rows = pack_pieces([piece for piece in pieces if piece.document not in given], length)
+                rest = fill_gaps(rows, donors, length)
+                rows += pack_pieces(rest, length)
         for start in range(0, len(rows), _FILLED_ROWS):
             filled = rows[start : start + _FILLED_ROWS]
             self._rows += fill_rows(filled, self._documents, cls_id=record.cls_id, sep_id=record.sep_id)
