@@ -64,14 +64,29 @@ def _is_within_a_word(token: dict[str, Any]) -> bool:
     return not looks_around and bool(token["content"]) and not any(map(str.isspace, token["content"]))
 
 
+class _Grown:
+    """An array that grows at its end; an item is copied a few times at most."""
+
+    def __init__(self, kind: type[np.integer[Any]]) -> None:
+        self.items: npt.NDArray[Any] = np.zeros(1_024, dtype=kind)
+        self.size = 0
+
+    def extend(self, more: npt.NDArray[Any]) -> None:
+        end = self.size + len(more)
+        if end > len(self.items):
+            self.items = np.concatenate([self.items[: self.size], np.zeros(2 * end - self.size, self.items.dtype)])
+        self.items[self.size : end] = more
+        self.size = end
+
+
 class _Known(dict[str, int]):
     """Part to number, and by number its ids; a part that is not known gets the next number and waits to be encoded."""
 
     _waiting: list[str]
     _characters: int
-    _values: npt.NDArray[np.int32]
-    _starts: npt.NDArray[np.int64]
-    _sizes: npt.NDArray[np.int64]
+    _values: _Grown
+    _starts: _Grown
+    _sizes: _Grown
 
     def __init__(self, split: Callable[[str], list[str]], below: Callable[[Sequence[str]], Ragged]) -> None:
         """``split`` gives a text's parts, whose ids are the text's; ``below`` encodes parts that are met for the first time."""
@@ -97,26 +112,25 @@ class _Known(dict[str, int]):
             except BaseException:
                 self._forget()  # what waits has a number and no ids
                 raise
-            sizes = self._sizes[numbers]
+            sizes = self._sizes.items[numbers]
             offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-            places = np.repeat(self._starts[numbers] - offsets[:-1], sizes) + np.arange(offsets[-1])
-            return Ragged(self._values[places], offsets[ends])
+            places = np.repeat(self._starts.items[numbers] - offsets[:-1], sizes) + np.arange(offsets[-1])
+            return Ragged(self._values.items[places], offsets[ends])
 
     def _encode_waiting(self) -> None:
         if not self._waiting:
             return
         found = self._below(self._waiting)
         self._characters += sum(map(len, self._waiting))
-        self._starts = np.concatenate([self._starts, len(self._values) + found.offsets[:-1]])
-        self._sizes = np.concatenate([self._sizes, np.diff(found.offsets)])
-        self._values = np.concatenate([self._values, found.values])
+        self._starts.extend(self._values.size + found.offsets[:-1])
+        self._sizes.extend(np.diff(found.offsets))
+        self._values.extend(found.values)
         self._waiting = []
 
     def _forget(self) -> None:
         self.clear()
         self._waiting, self._characters = [], 0
-        self._values = np.zeros(0, dtype=np.int32)
-        self._starts = self._sizes = np.zeros(0, dtype=np.int64)
+        self._values, self._starts, self._sizes = _Grown(np.int32), _Grown(np.int64), _Grown(np.int64)
 
 
 @lru_cache(maxsize=2)
