@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 INSTALLED := $(VENV)/.installed
+# Two processes: most of a test of Ray is waiting. What shares a cluster stays together (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 # DeepSpeed looks for ninja on PATH when it builds its op, also in the workers that Ray starts.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -33,15 +35,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: venv
 	@$(BIN)/raybert quickstart
 
-# Two processes: most of a test of Ray is waiting. What shares a cluster stays together (tests/conftest.py).
 test: venv
-	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(PYTEST)
 
 check: venv
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -m 'not ray and not slow'
+	@$(PYTEST) -q -m 'not ray and not slow'
 
 format: venv
 	@$(BIN)/ruff format .

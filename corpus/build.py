@@ -11,11 +11,13 @@ of rows, not by the data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,6 +37,7 @@ from corpus.manifest import (
     fingerprint_of,
     read_manifest,
 )
+from corpus.packing import FRAME
 from corpus.pieces import Piece, Prepared, Sample, prepare
 from corpus.planning import BuildPlan, require_replaceable
 from corpus.sources import read_file
@@ -194,31 +197,47 @@ def _write_packed(
     records, stages = {}, []
     is_weighted = any(found.weight is not None for found in config.sources.values())
     for which, (name, prefix) in enumerate(PREFIXES.items()):
-        writer = PackedWriter(folder, prefix, config, tokenizer)
-        number, documents, empty, source = 0, 0, 0, None
-        for piece, key in zip(pieces, tokenised, strict=True):
-            if name == "train" and source not in (None, piece.source):
-                writer.end_source(source)
-            source = piece.source if is_weighted else None
-            ids = store.get(key).column("ids").combine_chunks()
-            values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
-            wanted = decisions.keep[number : number + len(ids)] & (decisions.split[number : number + len(ids)] == which)
-            for row in np.flatnonzero(wanted).tolist():
-                tokens = values[offsets[row] : offsets[row + 1]]
-                documents, empty = documents + bool(len(tokens)), empty + (not len(tokens))
-                writer.add(number + row, tokens)
-            number += len(ids)
+        buckets = config.length_buckets if name == "train" else ()
+        writer = PackedWriter(folder, prefix, config, tokenizer, buckets=buckets)
+        waiting = decisions.keep & (decisions.split == which)
+        chosen, empty, source = int(waiting.sum()), 0, None
+        for longest in (*buckets, None):
+            for of_source, found in _documents(store, pieces, tokenised, waiting, longest):
+                if name == "train" and source not in (None, of_source):
+                    writer.end_source(source)
+                source = of_source if is_weighted else None
+                for number, tokens in found:
+                    waiting[number] = False
+                    empty += not len(tokens)
+                    writer.add(number, tokens)
+            if longest is not None:
+                waiting[writer.next_bucket()] = True
         if name == "train" and source is not None:
             writer.end_source(source)
-        record = writer.close(documents)
+        record = writer.close(chosen - empty)
         if empty_source := next((found for found, rows in record.sources.items() if not rows), None):
             raise DataError(
                 f"sources.{empty_source}: nothing of it is left to pack, so its weight cannot be met; relax `cleaning` or remove it"
             )
         records[name] = record
         dropped = {"no tokens": empty} if empty else {}
-        stages.append(StageCount(stage=f"pack {name}", rows_in=documents + empty, rows_out=documents, dropped=dropped))
+        stages.append(StageCount(stage=f"pack {name}", rows_in=chosen, rows_out=chosen - empty, dropped=dropped))
     return records, stages
+
+
+def _documents(
+    store: PieceStore, pieces: list[Piece], tokenised: list[str], waiting: npt.NDArray[np.bool_], longest: int | None
+) -> Iterator[tuple[str, list[tuple[int, npt.NDArray[np.int32]]]]]:
+    """Of each piece its source, and number and token ids of the documents that wait and fit whole into a row of ``longest`` (None: any)."""
+    begin = 0
+    for piece, key in zip(pieces, tokenised, strict=True):
+        ids = store.get(key).column("ids").combine_chunks()
+        values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+        wanted = waiting[begin : begin + len(ids)]
+        if longest is not None:
+            wanted = wanted & (np.diff(offsets) + FRAME <= longest)
+        yield piece.source, [(begin + row, values[offsets[row] : offsets[row + 1]]) for row in np.flatnonzero(wanted).tolist()]
+        begin += len(ids)
 
 
 def _with_examples(decisions: Decisions, store: PieceStore, pieces: list[Piece], bad_lines: list[str]) -> list[StageCount]:

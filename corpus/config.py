@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -200,6 +201,9 @@ class DataConfig(Config):
     """Folder to write."""
     sequence_length: int = Field(default=128, ge=8)
     """Longest packed row, in tokens, special tokens counted."""
+    length_buckets: tuple[Annotated[int, Field(ge=8)], ...] = ()
+    """Longest rows, in tokens, of buckets before the last, whose rows have `sequence_length`. A document goes whole into the first bucket
+    in which it fills a row, so that `curriculum: short_first` of a pretraining can begin with short rows. Ascending. Empty: no buckets."""
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of train held back, per class where there are labels; validation rows never enter the packed training rows. A source whose
     `split_column` has validation rows keeps to them."""
@@ -262,6 +266,21 @@ class DataConfig(Config):
     def has_pairs(self) -> bool:
         """Whether labelled rows have a second text."""
         return any(source.pair_column is not None for source in self.sources.values())
+
+    @model_validator(mode="after")
+    def _buckets_ascend(self) -> DataConfig:
+        lengths = (*self.length_buckets, self.sequence_length)
+        if any(shorter >= longer for shorter, longer in pairwise(lengths)):
+            raise ValueError(
+                f"length_buckets are {list(self.length_buckets)}; each must be longer than the one before, and all shorter than "
+                f"sequence_length, {self.sequence_length}"
+            )
+        weighted = next((name for name, source in self.sources.items() if source.weight is not None), None)
+        if self.length_buckets and weighted is not None:
+            raise ValueError(
+                f"length_buckets are set and sources.{weighted} has a weight; rows lie by source or by length, so remove one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_in_a_shard(self) -> DataConfig:

@@ -87,6 +87,14 @@ class TokenisedRecord(_Part):
         return cls(words=words, tokens=tokens, unknown=unknown, fertility=fertility, unknown_share=share)
 
 
+class LengthBucket(_Part):
+    """Rows of like length."""
+
+    longest: int
+    """No row of it has more tokens."""
+    rows: int
+
+
 class PackedRecord(_Part):
     """One packed split."""
 
@@ -96,11 +104,13 @@ class PackedRecord(_Part):
     tokens: int
     """Tokens in the rows, special ones counted."""
     fill: float
-    """tokens / (rows * sequence_length)."""
+    """Share of the rows' places that hold a token; a row has ``sequence_length`` places, or those of its bucket."""
     shards: tuple[str, ...]
     """Files, in row order."""
     sources: dict[str, int] = {}
     """Source to rows, one behind the other, where sources are weighted; else empty, and rows may mix sources."""
+    buckets: tuple[LengthBucket, ...] = ()
+    """Buckets whose rows lie one behind the other, short ones first; empty where rows of all lengths are mixed."""
 
 
 class FindingRecord(_Part):

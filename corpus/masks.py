@@ -9,6 +9,7 @@ still add up to the known number. Knows nothing of models or batches.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -106,6 +107,14 @@ def masked_count(maskable_tokens: int, share: float) -> int:
     return min(maskable_tokens, max(1, round(share * maskable_tokens)))
 
 
+def masked_counts(maskable_tokens: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """``masked_count`` of many rows at once, the same numbers."""
+    if share <= 0:
+        return np.zeros_like(maskable_tokens)
+    found: npt.NDArray[np.int64] = np.minimum(maskable_tokens, np.maximum(1, np.rint(share * maskable_tokens).astype(np.int64)))
+    return found
+
+
 def predicted_count(
     maskable: npt.NDArray[np.bool_], share: float, *, masking: Masking = BERT, continues: npt.NDArray[np.bool_] | None = None
 ) -> int:
@@ -156,7 +165,7 @@ def mask_row(
     key = np.array([seed % _WORD, 0], dtype=np.uint64)
     counter = np.array([0, 0, row % _WORD, epoch % _WORD], dtype=np.uint64)
     bits = np.asarray(np.random.Philox(key=key, counter=counter).random_raw(words + fates + count + lengths))
-    lots, kinds, swaps, reaches = np.split(bits, (words, words + fates, words + fates + count))
+    lots, kinds, swaps, reaches = (bits[a:b] for a, b in pairwise((0, words, words + fates, words + fates + count, len(bits))))
     visits = np.argsort(lots, kind="stable")
     if masking.spans is not None:
         visits, origins = _in_spans(visits, _span_lengths(masking.spans, reaches), _run_ends(candidates, sizes))

@@ -120,6 +120,10 @@ def _require_fitting(first: Path, wanted: BuildManifest, folder: Path, manifest:
     if difference := _tokenizer_difference(wanted, manifest):
         remedy = f"build it with tokenizer={first / TOKENIZER_FOLDER} and the same kinds of cleaning.pii"
         raise DataError(f"{folder}: was tokenised otherwise than {first}: {difference}; {remedy}")
+    if bucketed := next((place for place, one in ((first, wanted), (folder, manifest)) if one.packed["train"].buckets), None):
+        raise DataError(
+            f"{bucketed}: its rows lie by length, and a merge would mix them; build it without length_buckets, or from all sources"
+        )
     weighted, other = bool(wanted.packed["train"].sources), bool(manifest.packed["train"].sources)
     if weighted != other:
         with_weights, without = (first, folder) if weighted else (folder, first)

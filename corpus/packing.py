@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +26,7 @@ SMALLEST_FILLING = 8 + FRAME
 Documents = Sequence[npt.NDArray[np.int32]] | Mapping[int, npt.NDArray[np.int32]]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Tokens ``start`` to ``stop`` of one document."""
 
     document: int
@@ -88,14 +88,16 @@ def pack_pieces(pieces: Sequence[Piece], row_length: int) -> list[list[Piece]]:
     rows: list[list[Piece]] = []
     open_rows: dict[int, list[int]] = {}  # places left -> rows with that many left
     rooms: list[int] = []  # the keys of open_rows, ascending
-    for piece in sorted(pieces, key=lambda piece: (-piece.size, piece.document, piece.start)):
-        at = bisect_left(rooms, piece.size)
+    # Sorted by size, largest first, then by place.
+    for piece in sorted(sorted(pieces), key=_span, reverse=True):
+        size = piece.size
+        at = bisect_left(rooms, size)
         if at == len(rooms):
-            row, left = len(rows), row_length - piece.size
+            row, left = len(rows), row_length - size
             rows.append([])
         else:
             room = rooms[at]
-            row, left = open_rows[room].pop(), room - piece.size
+            row, left = open_rows[room].pop(), room - size
             if not open_rows[room]:
                 del open_rows[room], rooms[at]
         rows[row].append(piece)
@@ -104,7 +106,9 @@ def pack_pieces(pieces: Sequence[Piece], row_length: int) -> list[list[Piece]]:
                 open_rows[left] = []
                 insort(rooms, left)
             open_rows[left].append(row)
-    return sorted((sorted(row, key=_place) for row in rows), key=lambda row: _place(row[0]))
+    for inside in rows:
+        inside.sort()
+    return sorted(rows)
 
 
 def fill_gaps(rows: Sequence[list[Piece]], donors: Sequence[tuple[int, int]], row_length: int) -> list[Piece]:
@@ -144,22 +148,35 @@ def fill_rows(rows: Sequence[Sequence[Piece]], documents: Documents, *, cls_id: 
         cls_id: Opens each piece.
         sep_id: Closes each piece.
     """
-    filled = []
-    for row in rows:
-        sizes = np.array([piece.size for piece in row])
-        ends = np.cumsum(sizes)
-        ids = np.empty(ends[-1], dtype=np.int32)
-        for piece, end in zip(row, ends, strict=True):
-            ids[end - piece.size] = cls_id
-            ids[end - piece.size + 1 : end - 1] = documents[piece.document][piece.start : piece.stop]
-            ids[end - 1] = sep_id
-        filled.append(PackedRow(ids, (ends - sizes).astype(np.int32)))
-    return filled
+    if not rows:
+        return []
+    # P pieces of all rows, one row behind the other.
+    numbers_P, starts_P, stops_P = _columns(rows)
+    used, at_P = np.unique(numbers_P, return_inverse=True)
+    parts = [documents[number] for number in used.tolist()]
+    source, begins = np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+    sizes_P = stops_P - starts_P
+    ends_P = np.cumsum(sizes_P + FRAME)
+    first_P = ends_P - sizes_P - FRAME
+    filled = np.empty(ends_P[-1], dtype=np.int32)
+    is_token = np.ones(len(filled), dtype=np.bool_)
+    is_token[first_P] = is_token[ends_P - 1] = False
+    filled[first_P], filled[ends_P - 1] = cls_id, sep_id
+    taken_P = np.cumsum(sizes_P) - sizes_P
+    filled[is_token] = source[np.repeat(begins[at_P] + starts_P - taken_P, sizes_P) + np.arange(sizes_P.sum())]
+    pieces = _bounds(rows)
+    places = np.append(first_P, ends_P[-1])[pieces]
+    opened = (first_P - np.repeat(places[:-1], np.diff(pieces))).astype(np.int32)
+    return list(map(PackedRow, _split(filled, places), _split(opened, pieces)))
 
 
 def origins(rows: Sequence[Sequence[Piece]]) -> list[Origins]:
     """Where each piece of each row comes from."""
-    return [Origins(np.array([p.document for p in row], np.int64), np.array([p.start for p in row], np.int64)) for row in rows]
+    if not rows:
+        return []
+    numbers, starts, _ = _columns(rows)
+    pieces = _bounds(rows)
+    return list(map(Origins, _split(numbers, pieces), _split(starts, pieces)))
 
 
 def fill_share(rows: Sequence[Sequence[Piece]], row_length: int) -> float:
@@ -167,5 +184,21 @@ def fill_share(rows: Sequence[Sequence[Piece]], row_length: int) -> float:
     return sum(piece.size for row in rows for piece in row) / (len(rows) * row_length) if rows else 0.0
 
 
-def _place(piece: Piece) -> tuple[int, int]:
-    return piece.document, piece.start
+def _span(piece: Piece) -> int:
+    return piece.stop - piece.start
+
+
+def _columns(rows: Sequence[Sequence[Piece]]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Documents, starts and stops of the pieces of all rows."""
+    flat = chain.from_iterable(chain.from_iterable(rows))
+    return tuple(np.fromiter(flat, np.int64).reshape(-1, len(Piece._fields)).T.copy())
+
+
+def _bounds(rows: Sequence[Sequence[Piece]]) -> npt.NDArray[np.int64]:
+    """(R + 1,) row r holds the pieces from ``bounds[r]`` to ``bounds[r + 1]``."""
+    return np.cumsum([0, *map(len, rows)])
+
+
+def _split(values: npt.NDArray[Any], bounds: npt.NDArray[np.int64]) -> list[npt.NDArray[Any]]:
+    """Views of ``values`` between consecutive bounds."""
+    return [values[a:b] for a, b in pairwise(bounds.tolist())]

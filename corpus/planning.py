@@ -25,7 +25,7 @@ _MEMORY_BYTES = 1_000_000_000
 
 # Keys that builds of earlier versions did not have: at their defaults they change nothing, so those builds are still recognised.
 _NEW_SOURCE_KEYS = ("pair_column", "label_kind", "label_separator", "split_column", "group_column")
-_NEW_KEYS = ("test_fraction", "checks")
+_NEW_KEYS = ("test_fraction", "checks", "train_tokenizer")
 
 State = Literal["new", "up to date", "different", "damaged"]
 _REPLACE = "pass --replace to write it anew, or choose another folder"
@@ -152,6 +152,8 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
         _leave_out_defaults(source, SourceConfig, _NEW_SOURCE_KEYS)
     _leave_out_defaults(tree, DataConfig, _NEW_KEYS)
     del tree["cleaning"]["decontaminate"]
+    if not tree["length_buckets"]:
+        del tree["length_buckets"]  # builds from before there were any stay up to date
     return tree
 
 

@@ -36,6 +36,7 @@ def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
             lines.append(f"  {name:<20}{found.words:>12,}{found.tokens:>12,}{shares}")
     for split, packed in manifest.packed.items():
         lines.append(f"packed {split}: {packed.rows:,} rows, {packed.tokens:,} tokens, {100 * packed.fill:.1f} % filled")
+        lines += [f"  up to {bucket.longest} tokens: {bucket.rows:,} rows" for bucket in packed.buckets]
     if manifest.labelled:
         counts = ", ".join(f"{split} {rows:,}" for split, rows in manifest.labelled.items())
         lines.append(f"labelled: {counts}; {_labels(manifest, 8)}")

@@ -6,7 +6,7 @@ and positions can be kept per document. Which rows a step takes is ``order.py``;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from corpus.manifest import BuildManifest, read_manifest, verify
-from corpus.mixture import Source, WeightedOrder, quotas
+from corpus.mixture import CurriculumOrder, Source, WeightedOrder, quotas
 from corpus.order import RowOrder, UniformOrder
 from foundation.errors import DataError
 
@@ -50,6 +50,9 @@ class _Lists(NamedTuple):
 
     def __getitem__(self, row: Any) -> Any:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def sizes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        return self.offsets[rows + 1] - self.offsets[rows]
 
 
 class PackedRows(Sequence[PackedRow]):
@@ -118,9 +121,25 @@ class PackedRows(Sequence[PackedRow]):
         part, inside = self._locate(i)
         return PackedRow(self._ids[part][inside], self._starts[part][inside])
 
-    def order(self, seed: int) -> RowOrder:
-        """The order in which training visits the rows: each once an epoch, or a quota of each source where sources are weighted."""
-        sources = self.manifest.packed[self.split].sources
+    def order(self, seed: int, *, short_first: bool = False) -> RowOrder:
+        """The order in which training visits the rows: each once an epoch, or a quota of each source where sources are weighted.
+
+        Args:
+            seed: Of the order.
+            short_first: Each epoch goes through the length buckets, the one with the shortest rows first.
+
+        Raises:
+            DataError: ``short_first``, and the rows are in no buckets.
+        """
+        record = self.manifest.packed[self.split]
+        if short_first:
+            if not record.buckets:
+                raise DataError(
+                    f"{self.folder}: its rows are in no length buckets, so there are no short ones to begin with; build it with "
+                    "length_buckets, for example `raybert data build … length_buckets=[32,64]`, or remove `curriculum`"
+                )
+            return CurriculumOrder(tuple(bucket.rows for bucket in record.buckets), seed)
+        sources = record.sources
         if not sources:
             return UniformOrder(len(self), seed)
         weights = [self.manifest.recipe["sources"][name]["weight"] for name in sources]
@@ -133,14 +152,30 @@ class PackedRows(Sequence[PackedRow]):
         documents, offsets = self._origins[part]
         return Origins(documents[inside].values.to_numpy(), offsets[inside].values.to_numpy())
 
-    def maskable_tokens(self, i: int) -> int:
-        """How many tokens of row ``i`` may be masked; read from the shard, not counted."""
-        part, inside = self._locate(i)
-        return int(self._maskable[part][inside])
+    def lengths(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(G,) tokens of each of ``rows``, (G,) row numbers; found from the shards' offsets, without reading the tokens."""
+        return self._of_rows(rows, lambda part, inside: self._ids[part].sizes(inside))
+
+    def maskable_counts(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(G,) how many tokens of each of ``rows`` may be masked; read from the shards, not counted."""
+        return self._of_rows(rows, lambda part, inside: self._maskable[part][inside])
 
     def maskable(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Which of ``ids`` (any shape) may be masked: all but special tokens."""
         return ~self._is_special[ids]
+
+    def _of_rows(
+        self, rows: npt.NDArray[np.int64], find: Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int32]]
+    ) -> npt.NDArray[np.int64]:
+        """What ``find`` gives for the rows of each shard, in the order of ``rows``."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"rows {rows.min()} to {rows.max()}: {self.folder} has {len(self)} rows")
+        parts = np.searchsorted(self._ends, rows, side="right")
+        found = np.empty(len(rows), dtype=np.int64)
+        for part in np.unique(parts).tolist():
+            chosen = parts == part
+            found[chosen] = find(part, rows[chosen] - (self._ends[part - 1] if part else 0))
+        return found
 
     def _locate(self, i: int) -> tuple[int, int]:
         if not 0 <= i < len(self):

@@ -20,12 +20,12 @@ from corpus.cleaning import one_line, reason_to_drop, repair
 from corpus.config import CleaningConfig, TrainTokenizerConfig
 from corpus.contamination import EvaluationIndex, contaminated
 from corpus.duplicates import document_digests, paragraph_digests, without_paragraphs
+from corpus.encoding import encode_all
 from corpus.language import reason_to_drop_language
 from corpus.minhash import band_keys, banding, signatures
 from corpus.pii import PiiRules, scrub
 from corpus.quality import keep_lines
 from corpus.quality import reason_to_drop as quality_reason
-from corpus.tokenizer import encode
 from corpus.wordpiece import count_words
 from corpus.words import word_counts
 
@@ -215,8 +215,10 @@ class Tokenise:
         """Map one piece; row order is kept."""
         keep = table.column("keep").to_numpy()
         texts = self.removal(table)
-        encoded = iter(encode(self.tokenizer, texts))
-        ids = pa.array([next(encoded) if wanted else [] for wanted in keep.tolist()], pa.list_(pa.int32()))
+        encoded = encode_all(self.tokenizer, texts)
+        ends = np.zeros(len(keep) + 1, dtype=np.int32)
+        ends[1:][keep] = np.diff(encoded.offsets.to_numpy())
+        ids = pa.ListArray.from_arrays(pa.array(np.cumsum(ends, dtype=np.int32)), encoded.values)
         words = np.zeros(len(keep), dtype=np.int32)
         words[keep] = word_counts(texts)
         return pa.table({"ids": ids, "words": pa.array(words), "unknown": pa.array(self._unknown(ids))})

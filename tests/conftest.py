@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 # What would let a test touch the cluster, the store or the jobs of whoever runs it.
@@ -34,6 +35,10 @@ _FOREIGN = (
     "RAYBERT_BASE_DIR",
 )
 _GONE_S = 20.0
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("raybert", deadline=None)
+settings.load_profile("raybert")
 
 # Whoever starts the tests in the background of a script hands them an ignored Ctrl-C, and every verb that they start would ignore it too.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -35,7 +35,7 @@ class Assembly:
     """One run's parts, before an engine is chosen."""
 
     objective: Any
-    """Training rows; ``loop.Objective`` and ``objectives.ModelObjective`` in one."""
+    """Training rows; ``loader.Objective`` and ``objectives.ModelObjective`` in one."""
     validation: Any
     """The same kind of objective over held-out rows."""
     model: Any
@@ -125,7 +125,7 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
         tokenizer=tokenizer,
         steps=recipe.steps,
         data_fingerprint=packed.manifest.fingerprint,
-        order=packed.order(recipe.seed),
+        order=packed.order(recipe.seed, short_first=recipe.curriculum == "short_first"),
     )
 
 
@@ -156,6 +156,7 @@ def loop_arguments(recipe: RunConfig, steps: int) -> dict[str, Any]:
         "batches": batches,
         "rows_per_step": recipe.rows_per_step,
         "rows_per_microbatch": recipe.rows_per_microbatch,
+        "prefetch_steps": recipe.prefetch_steps,
         "seed": recipe.seed,
         "learning_rate": rate_of(recipe, steps),
         "seed_noise": torch.manual_seed,

@@ -80,6 +80,8 @@ class RunConfig(Config):
     """Global batch: what the optimiser sees each step, whatever the number of workers."""
     rows_per_microbatch: int = Field(16, ge=1)
     """What one worker computes at once; only memory and speed depend on it."""
+    prefetch_steps: int = Field(2, ge=0)
+    """Steps whose batches a thread makes ahead while the engine computes; 0 makes each when it is needed. Only speed depends on it."""
     seed: int = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -168,6 +170,9 @@ class PretrainConfig(RunConfig):
     """Share of a row's tokens that is predicted. Held-out rows are always measured at 15 %."""
     masking: MaskingConfig = MaskingConfig()
     """Further choices about masks."""
+    curriculum: Literal["short_first"] | None = None
+    """`short_first`: each epoch begins with the shortest rows, bucket after bucket; for data built with `length_buckets`. null mixes all
+    lengths."""
     batch_ramp: BatchRampConfig | None = None
     """Begin with smaller steps. null has all steps alike."""
     rows_per_step: int = Field(16, ge=1)

@@ -2,7 +2,8 @@
 
 Knows no Ray, no DeepSpeed, no BERT. One optimiser step is: the rows that ``order`` gives for the step → this rank's micro-batches →
 ``accumulate`` each → ``apply`` once. Loss is a sum over the whole step divided by the step's own count, known beforehand; never a mean of
-means. Next: ``objectives.py`` (what is computed), ``engine.py`` and ``zero.py`` (how it is computed), ``worker.py`` (where it runs).
+means. Next: ``loader.py`` (rows to micro-batches, made ahead), ``objectives.py`` (what is computed), ``engine.py`` and ``zero.py`` (how it
+is computed), ``worker.py`` (where it runs).
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from corpus.order import RowOrder, StepRows, UniformOrder
-from corpus.positions import BatchSchedule, constant, step_rows
-from training.division import microbatches_of_rank
+from corpus.order import RowOrder, UniformOrder
+from corpus.positions import BatchSchedule, constant
+from training.loader import Objective, prefetched, step_batches
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,6 @@ class Engine(Protocol):
         """Write this rank's share of parameters and optimiser state; returns its manifest entry (see ``checkpoint.py``)."""
 
 
-class Objective(Protocol):
-    """What is learnt: rows to batches, batches to losses."""
-
-    rows: int
-    """Training rows in an epoch."""
-
-    def lengths(self, rows: StepRows) -> Sequence[int]:
-        """Tokens of each row."""
-
-    def count(self, rows: StepRows) -> float:
-        """What the step's summed loss is divided by: masked tokens, or rows."""
-
-    def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Any:
-        """Tensors of one micro-batch."""
-
-    def row_ids(self, rows: StepRows, members: Sequence[int]) -> list[str]:
-        """Names of rows, for audits."""
-
-
 @dataclass(frozen=True)
 class StepReport:
     """One finished step, the same on every rank but for ``row_ids``."""
@@ -89,6 +73,8 @@ class StepReport:
     tokens: int
     """Real tokens of the step, all ranks."""
     seconds: float
+    loader_seconds: float
+    """Of these, how long the engine waited for its micro-batches."""
     row_ids: tuple[str, ...] = field(repr=False)
     """The rows that this rank computed."""
 
@@ -121,45 +107,52 @@ def train(
     seed_noise: Callable[[int], object],
     order: RowOrder | None = None,
     batches: BatchSchedule | None = None,
+    prefetch_steps: int = 0,
     start_step: int = 0,
     optimiser_steps: int = 0,
     hooks: Sequence[Hook] = (),
 ) -> Iterator[StepReport]:
     """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran.
 
-    ``order`` defaults to every row once an epoch, ``batches`` to ``rows_per_step`` in every step.
+    ``order`` defaults to every row once an epoch, ``batches`` to ``rows_per_step`` in every step. With ``prefetch_steps``, so many steps'
+    micro-batches are made ahead on a thread; nothing else changes.
     """
-    order = order or UniformOrder(objective.rows, seed)
-    batches = batches or constant(rows_per_step)
-    for step in range(start_step, steps):
+    make = partial(
+        step_batches,
+        objective=objective,
+        order=order or UniformOrder(objective.rows, seed),
+        batches=batches or constant(rows_per_step),
+        rank=engine.rank,
+        world_size=engine.world_size,
+        rows_per_microbatch=rows_per_microbatch,
+    )
+    with closing(prefetched(make, range(start_step, steps), ahead=prefetch_steps)) as loader:
         began = time.perf_counter()
-        rows = step_rows(step, order, batches)
-        lengths = objective.lengths(rows)
-        count = objective.count(rows)
-        plan = microbatches_of_rank(lengths, engine.rank, engine.world_size, rows_per_microbatch)
-        partial = 0.0
-        for index, micro in enumerate(plan):
-            seed_noise(noise_seed(seed, step, engine.rank, index))
-            partial += engine.accumulate(objective.batch(rows, micro.members, micro.weight), scale=1 / count)
-        rate = learning_rate(step)
-        applied = engine.apply(learning_rate=rate)
-        optimiser_steps += applied.is_applied
-        members = [member for micro in plan if micro.weight for member in micro.members]
-        report = StepReport(
-            step=step,
-            loss=engine.total([partial])[0],
-            learning_rate=rate,
-            grad_norm=applied.grad_norm,
-            is_applied=applied.is_applied,
-            optimiser_steps=optimiser_steps,
-            tokens=sum(lengths),
-            seconds=time.perf_counter() - began,
-            row_ids=tuple(objective.row_ids(rows, members)),
-        )
-        decisions = [hook(report) for hook in hooks]
-        yield report
-        if any(isinstance(decision, Stop) for decision in decisions):
-            return
+        for ready in loader:
+            loaded, loss = time.perf_counter(), 0.0
+            for index, batch in enumerate(ready.batches):
+                seed_noise(noise_seed(seed, ready.step, engine.rank, index))
+                loss += engine.accumulate(batch, scale=1 / ready.count)
+            rate = learning_rate(ready.step)
+            applied = engine.apply(learning_rate=rate)
+            optimiser_steps += applied.is_applied
+            report = StepReport(
+                step=ready.step,
+                loss=engine.total([loss])[0],
+                learning_rate=rate,
+                grad_norm=applied.grad_norm,
+                is_applied=applied.is_applied,
+                optimiser_steps=optimiser_steps,
+                tokens=ready.tokens,
+                seconds=time.perf_counter() - began,
+                loader_seconds=loaded - began,
+                row_ids=ready.row_ids,
+            )
+            decisions = [hook(report) for hook in hooks]
+            yield report
+            if any(isinstance(decision, Stop) for decision in decisions):
+                return
+            began = time.perf_counter()
 
 
 def every(steps: int, hook: Hook, *, last: int) -> Hook:

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from corpus.labelled import LabelledSplit
-from corpus.masks import BERT, LinearShare, Masking, mask_row, masked_count, predicted_count, share_at
+from corpus.masks import BERT, LinearShare, Masking, mask_row, masked_counts, predicted_count, share_at
 from corpus.order import StepRows
 from corpus.shards import PackedRows
 from encoder.batches import block_attention, document_layout, pad
@@ -29,7 +29,7 @@ EVALUATION_SHARE = 0.15
 
 
 class ModelObjective(Protocol):
-    """An objective of ``loop.Objective``'s kind, with what engines call on the model."""
+    """An objective of ``loader.Objective``'s kind, with what engines call on the model."""
 
     def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """Scalar: the batch's summed loss."""
@@ -119,48 +119,49 @@ class MaskedLanguageModel:
 
     def lengths(self, rows: StepRows) -> list[int]:
         """Tokens of each packed row."""
-        return [len(self._packed.row(int(row)).ids) for row in rows.rows]
+        found: list[int] = self._packed.lengths(rows.rows).tolist()
+        return found
 
     def count(self, rows: StepRows) -> float:
         """Masked tokens, known from the rows' lengths before any is masked."""
         share = self._share(rows)
         if self._continues is None and self._masking.predictions is None:
-            return float(sum(masked_count(self._packed.maskable_tokens(int(row)), share) for row in rows.rows))
+            return float(masked_counts(self._packed.maskable_counts(rows.rows), share).sum())
         total = 0
-        for row in rows.rows:
-            ids = self._packed.row(int(row)).ids
+        for row in rows.rows.tolist():
+            ids = self._packed.row(row).ids
             total += predicted_count(self._packed.maskable(ids), share, masking=self._masking, continues=self._continuing(ids))
         return float(total)
 
     def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Batch:
         """ids_BT after masking, document_BT, positions_BT, flat masked positions_M with their labels_M, and the weight."""
-        packed = [self._packed.row(int(rows.rows[member])) for member in members]
-        width = max(len(row.ids) for row in packed)
-        ids, positions, labels = [], [], []
-        for index, (member, row) in enumerate(zip(members, packed, strict=True)):
-            masked = mask_row(
+        chosen = list(members)
+        numbers, epochs, share = rows.rows[chosen].tolist(), rows.epochs[chosen].tolist(), self._share(rows)
+        packed = [self._packed.row(number) for number in numbers]
+        masked = [
+            mask_row(
                 row.ids,
                 self._packed.maskable(row.ids),
-                share=self._share(rows),
+                share=share,
                 seed=self._seed,
-                epoch=int(rows.epochs[member]),
-                row=int(rows.rows[member]),
+                epoch=epoch,
+                row=number,
                 mask_id=self._mask_id,
                 vocabulary=self._vocabulary,
                 masking=self._masking,
                 continues=self._continuing(row.ids),
             )
-            ids.append(masked.ids.tolist())
-            positions.append(masked.positions + index * width)
-            labels.append(masked.labels)
-        ids_BT, _ = pad(ids, self._pad_id)
-        document_BT, positions_BT = document_layout([row.starts.tolist() for row in packed], [len(row.ids) for row in packed], width)
+            for row, number, epoch in zip(packed, numbers, epochs, strict=True)
+        ]
+        ids_BT, _ = pad([row.ids for row in masked], self._pad_id)
+        width = ids_BT.shape[1]
+        document_BT, positions_BT = document_layout([row.starts for row in packed], [len(row.ids) for row in packed], width)
         return {
             "input_ids": ids_BT,
             "documents": document_BT,
             "position_ids": positions_BT,
-            "masked": torch.from_numpy(np.concatenate(positions)).long(),
-            "labels": torch.from_numpy(np.concatenate(labels)).long(),
+            "masked": torch.from_numpy(np.concatenate([row.positions + line * width for line, row in enumerate(masked)])),
+            "labels": torch.from_numpy(np.concatenate([row.labels for row in masked]).astype(np.int64)),
             "weight": torch.tensor(weight),
         }
 

@@ -241,7 +241,7 @@ def state_bytes(parameters: int, recipe: RunConfig) -> int:
 
 def _packed_rows(recipe: RunConfig) -> int:
     assert isinstance(recipe, PretrainConfig)
-    rows = len(PackedRows.open(Path(recipe.data)))
-    if rows == 0:
+    packed = PackedRows.open(Path(recipe.data))
+    if not len(packed):
         raise DataError(f"{recipe.data}: holds no packed rows; build it with a larger source")
-    return rows
+    return packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows

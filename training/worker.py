@@ -101,6 +101,7 @@ class _Run:
                 is_applied=report.is_applied,
                 tokens=report.tokens,
                 seconds=report.seconds,
+                loader_seconds=report.loader_seconds,
             )
 
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:

@@ -1,6 +1,6 @@
 """Our side of ``data_throughput``: JSON lines → token ids → whole documents packed into rows → Arrow shards, in one process.
 
-The functions of ``raybert data build``, called as it calls them, without its cleaning stages.
+What ``raybert data build`` runs when nothing is cleaned: its reader, its stage ``Tokenise``, its ``PackedWriter``.
 """
 
 from __future__ import annotations
@@ -13,37 +13,43 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from corpus.packing import fill_rows, fill_share, origins, pack
-from corpus.shards import write_shard
-from corpus.sources import read_files
-from corpus.tokenizer import encode, open_tokenizer
-
-BATCH = 1_000
-ROWS_PER_SHARD = 65_536
+from corpus.config import DataConfig
+from corpus.files import files_of
+from corpus.sources import read_file
+from corpus.stages import Tokenise
+from corpus.tokenizer import open_tokenizer
+from corpus.windows import PackedWriter
 
 
 def main(documents: Path, tokenizer_folder: Path, length: int, out: Path) -> None:
     """Pack a file and print what it took."""
+    sources = {"documents": {"path": str(documents)}}
+    config = DataConfig.model_validate({"sources": sources, "tokenizer": str(tokenizer_folder), "out": str(out), "sequence_length": length})
     tokenizer = open_tokenizer(tokenizer_folder)
-    encode(tokenizer.serialised, ["warm"])  # loading the tokenizer is not what is measured, on either side
+    stage = Tokenise(tokenizer.serialised)
+    stage(_decided(pa.table({"text": ["warm"]})))  # loading the tokenizer is not what is measured, on either side
     start = time.perf_counter()
-    texts = read_files(str(documents), text_column="text").column("text")
-    pieces = [
-        pa.array(encode(tokenizer.serialised, texts.slice(at, BATCH).to_pylist()), pa.list_(pa.int32()))
-        for at in range(0, len(texts), BATCH)
-    ]
-    tokenised_s = time.perf_counter() - start
-    views = [view for piece in pieces for view in np.split(piece.values.to_numpy(), piece.offsets.to_numpy()[1:-1])]
-    rows = pack([len(view) for view in views], length)
-    found = origins(rows)
-    filled = fill_rows(rows, views, cls_id=tokenizer.record.cls_id, sep_id=tokenizer.record.sep_id)
-    special_ids = tokenizer.record.special_ids
-    for number, at in enumerate(range(0, len(filled), ROWS_PER_SHARD)):
-        write_shard(out / f"shard-{number:05d}.arrow", filled[at : at + ROWS_PER_SHARD], found[at : at + ROWS_PER_SHARD], special_ids)
+    (out / "packed").mkdir()
+    writer = PackedWriter(out, "shard", config, tokenizer)
+    number, tokenise_s = 0, 0.0
+    for file in files_of(str(documents)):
+        for table in read_file(file, text_column="text", rows=config.batch_documents):
+            began = time.perf_counter()
+            ids = stage(_decided(table)).column("ids").combine_chunks()
+            tokenise_s += time.perf_counter() - began
+            values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+            for row in range(len(ids)):
+                writer.add(number + row, values[offsets[row] : offsets[row + 1]])
+            number += len(ids)
+    record = writer.close(number)
     seconds = time.perf_counter() - start
-    tokens = sum(len(row.ids) for row in filled)
-    answer = {"documents": len(views), "rows": len(filled), "tokens": tokens, "fill": fill_share(rows, length)}
-    print(json.dumps({**answer, "seconds": seconds, "tokenise_s": tokenised_s}))
+    answer = {"documents": number, "rows": record.rows, "tokens": record.tokens, "fill": record.fill}
+    print(json.dumps({**answer, "seconds": seconds, "tokenise_s": tokenise_s}))
+
+
+def _decided(table: pa.Table) -> pa.Table:
+    """What ``Tokenise`` is given: all rows are kept."""
+    return pa.table({"clean": table.column("text"), "keep": pa.array(np.ones(len(table), dtype=np.bool_))})
 
 
 if __name__ == "__main__":

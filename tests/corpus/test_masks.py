@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.masks import LinearShare, Masked, Masking, Spans, mask_row, masked_count, pad_predictions, predicted_count, share_at
+from corpus.masks import (
+    LinearShare,
+    Masked,
+    Masking,
+    Spans,
+    mask_row,
+    masked_count,
+    masked_counts,
+    pad_predictions,
+    predicted_count,
+    share_at,
+)
 
 VOCABULARY, MASK = 30_000, 103
 
@@ -96,6 +107,11 @@ def test_a_row_has_at_least_one_masked_token_if_it_can_have_one() -> None:
     assert masked_count(100, 0.15) == 15
     assert masked_count(3, 1.0) == 3
     assert len(mask([101, 102], [False, False]).positions) == 0
+
+
+@given(sizes=st.lists(st.integers(0, 10_000), max_size=50), share=st.floats(0, 1) | st.sampled_from([0.15, 0.3, 0.5]))
+def test_the_numbers_of_many_rows_are_those_of_each(sizes: list[int], share: float) -> None:
+    assert masked_counts(np.array(sizes, dtype=np.int64), share).tolist() == [masked_count(size, share) for size in sizes]
 
 
 @given(tokens=tokens, share=st.floats(0, 1), has_spans=st.booleans(), predictions=st.none() | st.integers(1, 30), row=st.integers(0, 2**40))

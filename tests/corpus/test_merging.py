@@ -58,7 +58,7 @@ def rows_of(folder: Path, split: Any = "train") -> list[tuple[list[int], list[in
     for number in range(len(packed)):
         row, origins = packed.row(number), packed.origins(number)
         found.append((row.ids.tolist(), row.starts.tolist(), origins.documents.tolist(), origins.offsets.tolist()))
-        assert packed.maskable_tokens(number) == int(packed.maskable(row.ids).sum())
+        assert packed.maskable_counts(np.array([number])) == int(packed.maskable(row.ids).sum())
     return found
 
 

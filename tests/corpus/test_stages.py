@@ -147,7 +147,11 @@ def test_a_sample_a_cap_and_bad_lines_are_told(recipe_for: Recipe, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "text", ["我喜欢这部电影。它很好看！", "هذا فيلم جميل جدا", "👩‍👧 🎉🎉", "x", "mixed 中文 и русский, العربية", "word " * 2_000_000]
+    "text",
+    [
+        *("我喜欢这部电影。它很好看！", "هذا فيلم جميل جدا", "👩‍👧 🎉🎉", "x", "mixed 中文 и русский, العربية"),
+        pytest.param("word " * 2_000_000, id="ten megabytes in one line", marks=pytest.mark.slow),
+    ],
 )
 def test_any_text_goes_through_every_stage(recipe_for: Recipe, tmp_path: Path, text: str) -> None:
     cleaning = {

@@ -105,6 +105,7 @@ def test_every_token_of_every_document_is_read_back(
     (folder / "packed").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "_WINDOW_ROWS", window_rows)
+        patch.setattr(windows, "_FILLED_ROWS", 3)
         writer = PackedWriter(folder, "shard", config, tokenizer)
         for number, ids in documents.items():
             writer.add(number, ids)

@@ -108,6 +108,7 @@ def test_the_vocabulary_is_full_when_the_texts_give_enough_and_smaller_when_not(
     assert learned(tmp_path / "small", ["ab ab cd"], vocabulary=300).record.vocabulary == 5 + 4 + 2 + 1
 
 
+@pytest.mark.slow
 def test_the_same_counts_give_the_same_bytes_in_every_process() -> None:
     code = (
         "import hashlib, random, pyarrow as pa; from corpus.config import TrainTokenizerConfig; from corpus.wordpiece import learn\n"

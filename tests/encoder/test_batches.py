@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from corpus.order import StepRows
@@ -67,6 +69,32 @@ def test_layout_counts_documents_and_positions_from_each_start() -> None:
     document_BT, positions_BT = document_layout([[0, 2], [0]], [5, 3], 6)
     assert document_BT.tolist() == [[0, 0, 1, 1, 1, -1], [0, 0, 0, -1, -1, -1]]
     assert positions_BT.tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 0, 0, 0]]
+
+
+packed_rows = st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=5), min_size=1, max_size=5)  # sizes of documents
+
+
+@given(sizes=packed_rows, more=st.integers(0, 4), as_arrays=st.booleans())
+def test_padding_and_layout_are_those_of_a_loop_over_rows_and_documents(sizes: list[list[int]], more: int, as_arrays: bool) -> None:
+    rows = [[100 + row * 50 + token for token in range(sum(documents))] for row, documents in enumerate(sizes)]
+    starts = [[0, *np.cumsum(documents)[:-1].tolist()] for documents in sizes]
+    lengths, longest = [len(row) for row in rows], max(map(len, rows))
+    ids, mask, documents, positions = [], [], [], []
+    for row, inside in zip(rows, sizes, strict=True):
+        ids.append(row + [9] * (longest - len(row)))
+        mask.append([1] * len(row) + [0] * (longest - len(row)))
+        gap = longest + more - len(row)
+        documents.append([number for number, size in enumerate(inside) for _ in range(size)] + [-1] * gap)
+        positions.append([place for size in inside for place in range(size)] + [0] * gap)
+
+    def given_as(lists: list[list[int]]) -> Any:
+        return [np.array(item, dtype=np.int32) for item in lists] if as_arrays else lists
+
+    ids_BT, mask_BT = pad(given_as(rows), 9)
+    document_BT, positions_BT = document_layout(given_as(starts), lengths, longest + more)
+    assert (ids_BT.tolist(), mask_BT.tolist()) == (ids, mask)
+    assert (document_BT.tolist(), positions_BT.tolist()) == (documents, positions)
+    assert {tensor.dtype for tensor in (ids_BT, mask_BT, document_BT, positions_BT)} == {torch.int64}
 
 
 def test_no_token_attends_to_another_document_and_none_to_nothing() -> None:

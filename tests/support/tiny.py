@@ -140,7 +140,7 @@ def write_reviews(file: Path, rows: int = 80, *, seed: int = 0) -> Path:
     return file
 
 
-def make_packed(folder: Path, encoder: Path, *, rows: int = 80, sequence_length: int = 48) -> Path:
+def make_packed(folder: Path, encoder: Path, *, rows: int = 80, sequence_length: int = 48, length_buckets: Sequence[int] = ()) -> Path:
     """Build packed rows, of unequal lengths, with an encoder's tokenizer and without Ray; returns ``folder``."""
     from corpus.build import apply
     from corpus.config import DataConfig
@@ -153,6 +153,7 @@ def make_packed(folder: Path, encoder: Path, *, rows: int = 80, sequence_length:
         "tokenizer": str(encoder),
         "out": str(folder),
         "sequence_length": sequence_length,
+        "length_buckets": length_buckets,
     }
     config = DataConfig.model_validate(tree)
     apply(plan(config, Path(config.tokenizer)), map_here)

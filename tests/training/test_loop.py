@@ -61,8 +61,18 @@ class Numbers:
         return [f"{rows.epochs[member]}/{rows.rows[member]}" for member in members]
 
 
+@pytest.fixture(params=[0, 2], ids=["made-at-need", "made-ahead"], autouse=True)
+def prefetch_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every test of the loop holds with the loader's thread and without it."""
+    monkeypatch.setitem(DEFAULTS, "prefetch_steps", request.param)
+    return int(request.param)
+
+
+DEFAULTS: dict[str, Any] = {"steps": 4, "rows_per_step": 6, "rows_per_microbatch": 4, "seed": 3, "hooks": ()}
+
+
 def run(engine: ScriptedEngine, *, seeds: list[int] | None = None, **values: Any) -> list[StepReport]:
-    arguments: dict[str, Any] = {"steps": 4, "rows_per_step": 6, "rows_per_microbatch": 4, "seed": 3, "hooks": ()} | values
+    arguments: dict[str, Any] = DEFAULTS | values
     drawn = seeds if seeds is not None else []
     return list(train(engine, Numbers(), learning_rate=lambda step: step / 10, seed_noise=drawn.append, **arguments))
 

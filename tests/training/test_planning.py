@@ -114,6 +114,14 @@ def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_p
     assert planned.rows > 3
 
 
+def test_a_curriculum_over_data_without_length_buckets_is_refused_before_anything_starts(
+    encoder: Path, tmp_path: Path, raybert_home: Path
+) -> None:
+    tree = {"encoder": str(encoder), "data": str(make_packed(tmp_path / "packed", encoder, rows=20)), "curriculum": "short_first"}
+    with pytest.raises(InputError, match="in no length buckets"):
+        plan("pretrain", PretrainConfig.model_validate(tree))
+
+
 def test_more_than_one_torch_worker_and_a_folder_that_is_no_model_are_refused(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
     with pytest.raises(ValueError, match=r"runs one worker, but workers\.count is 2"):
         recipe(encoder, tmp_path / "data", sharding={"engine": "torch"}, workers={"count": 2})
