@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 INSTALLED := $(VENV)/.installed
-# Two processes: most of a test of Ray is waiting. What shares a cluster stays together (tests/conftest.py).
-PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes, a file at a time, the longest first (tests/conftest.py): much of a test of Ray is waiting.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # DeepSpeed looks for ninja on PATH when it builds its op, also in the workers that Ray starts.
 export PATH := $(CURDIR)/$(BIN):$(PATH)

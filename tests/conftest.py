@@ -45,14 +45,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# The files whose tests take longest, of all: with several test processes, which take a file at a time, these have to begin.
+_LONGEST = ("test_quickstart.py", "test_readme.py", "test_training.py")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """With several test processes (``-n``), what shares a cluster or a file's fixtures stays together; Ray, which takes longest, begins."""
-    for item in items:
-        shares_cluster = "shared_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("shared_cluster" if shares_cluster else item.path.relative_to(ROOT).as_posix()))
+    """Put the longest files first, then what needs Ray; within each part the random order stays."""
     yield
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # stable: the random order within each half stays
+    items.sort(key=lambda item: (item.path.name not in _LONGEST, item.get_closest_marker("ray") is None))
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class StudyResult:
     trials: tuple[TrialRow, ...]
     metric: str
     seconds: float
+    findings: tuple[dict[str, Any], ...] = ()
+    """What the checks of the labelled rows warned of."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -158,6 +160,7 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
         trials=tuple(rows),
         metric=plan.metric,
         seconds=round(time.monotonic() - began, 2),
+        findings=plan.findings,
     )
     write_json(folder / "study.json", outcome.as_json())
     return outcome

@@ -39,4 +39,4 @@ def tune(
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
     lines = [table(result), f"best recipe: {result.best_recipe}", f"next: raybert finetune -c {result.best_recipe}"]
-    show(result.as_json() | {"findings": planned.findings}, "\n".join(lines), as_json=as_json)
+    show(result.as_json(), "\n".join(lines), as_json=as_json)

@@ -134,11 +134,12 @@ def test_the_clusters_environment_leads_to_itself_alone(raybert_home: Path) -> N
 def test_members_are_found_by_session_and_by_mark_and_strangers_are_not(raybert_home: Path) -> None:
     starts_a_child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"
     supervisor, elsewhere, stranger = sleeper(starts_a_child), sleeper(**{processes.MARK: "feedfacefeedface"}), sleeper()
+    known = a_state(raybert_home, supervisor)
     try:
-        known = a_state(raybert_home, supervisor)
         wait_for(lambda: psutil.Process(supervisor.pid).children(), 10, "the child")
         expected = {supervisor.pid, elsewhere.pid, *(child.pid for child in psutil.Process(supervisor.pid).children())}
-        assert {process.pid for process in processes.members(known)} == expected
+        # A process that was just forked has the environment of its parent until it is executed.
+        wait_for(lambda: {process.pid for process in processes.members(known)} == expected, 10, "all members are found")
         supervisor.kill()
         supervisor.wait()
         # Its child has lost the parent that would name it, and is found by the session.
@@ -147,6 +148,7 @@ def test_members_are_found_by_session_and_by_mark_and_strangers_are_not(raybert_
         assert elsewhere.wait(timeout=5) == -signal.SIGTERM
         assert stranger.poll() is None
     finally:
+        processes.end(known)
         for process in (supervisor, elsewhere, stranger):
             process.kill()
             process.wait()
