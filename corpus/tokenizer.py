@@ -145,6 +145,16 @@ def _changed(given: dict[str, bytes], known: _Known) -> dict[str, bytes]:
     return files
 
 
+def vocabulary_of(folder: Path) -> dict[str, int]:
+    """Token to id, added tokens among them, of the tokenizer in ``folder``.
+
+    Raises:
+        EncoderError: No tokenizer there, or a damaged one.
+    """
+    found: dict[str, int] = _load(folder).get_vocab(with_added_tokens=True)
+    return found
+
+
 def encode(serialised: str, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens and without truncation."""
     return [encoding.ids for encoding in _deserialised(serialised).encode_batch_fast(texts, add_special_tokens=False)]

@@ -28,6 +28,7 @@ from training.loop import Engine
 from training.objectives import Classification, MaskedLanguageModel, check_pretrainable
 from training.planning import read_labelled, total_steps
 from training.schedule import learning_rate
+from training.vocabulary import check_vocabularies
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,7 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> As
 def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
     packed = PackedRows.open(Path(recipe.data))
     tokenizer = load_tokenizer(str(packed.tokenizer_folder))
-    placeholders = packed.manifest.tokenizer.placeholders
-    taken = set(placeholders.values())
-    # A build may have put placeholders of personal data where the encoder's vocabulary had unused tokens, or behind its end.
-    vocabularies = [t.get_vocab().items() for t in (load_tokenizer(location), tokenizer)]
-    known, wanted = ({word: number for word, number in found if word not in placeholders and number not in taken} for found in vocabularies)
-    if known != wanted:
-        raise ConfigError(
-            f"{recipe.data}: was tokenised with another vocabulary than the encoder's; build the data with tokenizer={recipe.encoder}"
-        )
+    check_vocabularies(recipe, packed, load_tokenizer(location).get_vocab(), tokenizer.get_vocab())
     model = new_masked_lm(location, seed=recipe.seed, dropout=recipe.dropout, vocabulary=packed.manifest.tokenizer.vocabulary)
     check_pretrainable(model.config.model_type, location)
     longest_input(model.config, tokenizer, packed.sequence_length, location)

@@ -21,6 +21,7 @@ from foundation.home import home, new_run_id
 from foundation.references import check_model_folder, resolve
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
+from training.vocabulary import check_encoder
 
 Verb = Literal["pretrain", "finetune"]
 _BYTES = 4  # fp32
@@ -73,7 +74,7 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         data = read_labelled(recipe)
         rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
     else:
-        rows = _packed_rows(recipe)
+        rows = _packed_rows(recipe, resolved.location)
     deepspeed = None
     if recipe.engine == "deepspeed":
         deepspeed = deepspeed_config(recipe)
@@ -239,9 +240,10 @@ def state_bytes(parameters: int, recipe: RunConfig) -> int:
     return round(weights + gradients + 3 * share)
 
 
-def _packed_rows(recipe: RunConfig) -> int:
+def _packed_rows(recipe: RunConfig, location: str) -> int:
     assert isinstance(recipe, PretrainConfig)
     packed = PackedRows.open(Path(recipe.data))
+    check_encoder(recipe, packed, location)
     if not len(packed):
         raise DataError(f"{recipe.data}: holds no packed rows; build it with a larger source")
     return packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -112,6 +113,28 @@ def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_p
     planned = plan("pretrain", made)
     assert (planned.steps, planned.engine, planned.deepspeed) == (9, "torch", None)
     assert planned.rows > 3
+
+
+def test_data_of_another_tokenizer_or_with_a_damaged_shard_is_refused_before_anything_starts(
+    encoder: Path, tmp_path: Path, raybert_home: Path
+) -> None:
+    data = make_packed(tmp_path / "packed", encoder)
+    made = PretrainConfig.model_validate({"encoder": str(encoder), "data": str(data)})
+    other = tmp_path / "other"
+    shutil.copytree(encoder, other)
+    tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(tokenizer.replace('"wonderful"', '"marvellous"'), encoding="utf-8")
+    with pytest.raises(InputError, match="another vocabulary than the encoder's; build the data with tokenizer="):
+        plan("pretrain", made.model_copy(update={"encoder": str(other)}))
+    shard = data / "packed" / "shard-00000.arrow"
+    content = shard.read_bytes()
+    for damaged in (content[:-8], bytes([content[0] ^ 1]) + content[1:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"shard-00000\.arrow: altered"):
+            plan("pretrain", made)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"shard-00000\.arrow: missing"):
+        plan("pretrain", made)
 
 
 def test_a_curriculum_over_data_without_length_buckets_is_refused_before_anything_starts(
