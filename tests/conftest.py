@@ -36,6 +36,9 @@ _FOREIGN = (
 )
 _GONE_S = 20.0
 
+# Several tests share the cores; threads of OpenMP that wait for each other must not spin meanwhile.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile("raybert", deadline=None)
 settings.load_profile("raybert")
