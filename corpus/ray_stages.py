@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Generator, Iterable
 from typing import Any
@@ -38,3 +39,6 @@ def map_with_ray(tables: Iterable[pa.Table], stage: Stage, *, workers: int | Non
         run, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, compute=ray.data.TaskPoolStrategy(size=workers)
     )
     yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow")
+    # A finished data set is a cycle of Python objects; until it is collected, its blocks stay in the object store beside the next wave's.
+    del mapped
+    gc.collect()

@@ -148,7 +148,8 @@ def prove_size(folder: Path, texts: list[str], chance: random.Random) -> list[Fi
         findings.append(Finding(f"every stage on, {name}", "positions filled, %", 100 * built["packed"]["train"]["fill"], 99, "higher"))
         shutil.rmtree(tree["out"])
     findings.append(Finding("twice the size", "times the seconds", seconds["twice"] / seconds["once"], 2.1))
-    findings.append(Finding("twice the size", "times the largest process", sizes["twice"] / sizes["once"], 1.1))
+    # A row costs the process that decides about all of them 1.4 kB of signatures, and what it maps of the kept pieces.
+    findings.append(Finding("twice the size", "times the largest process", sizes["twice"] / sizes["once"], 1.15))
     return findings
 
 
