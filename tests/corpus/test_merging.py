@@ -40,7 +40,7 @@ def build(recipe_for: Recipe, tmp_path: Path) -> Callable[..., Path]:
         file.write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
         given = {"path": str(file), **({"label_column": "label"} if labels else {})}
         weight = values.pop("weight", None)
-        sources = {source: given | ({} if weight is None else {"weight": weight})}
+        sources = values.pop("sources", {source: given | ({} if weight is None else {"weight": weight})})
         config = recipe_for(sources=sources, out=str(tmp_path / name), rows_per_shard=4, **values)
         apply_build(plan_build(config, Path(str(config.tokenizer))), map_here)
         return tmp_path / name
@@ -202,6 +202,28 @@ def test_what_does_not_fit_is_refused_by_name_and_nothing_is_written(
         for out in ("one", "one/in", "."):
             with pytest.raises(ConfigError, match="lie in one another; choose another folder"):
                 merge(one, cases[0][0], out=out)
+
+
+def test_numbers_and_pairs_are_joined_and_read_as_what_they_are(build: Callable[..., Path], tmp_path: Path) -> None:
+    def rated(name: str, kind: str = "number") -> Path:
+        file = tmp_path / f"{name}.rows.csv"
+        file.write_text("text,pair,stars\n" + "".join(f"{name} text {row},its pair {row},{row % 5}\n" for row in range(20)))
+        source = {"path": str(file), "label_column": "stars", "label_kind": kind, "pair_column": "pair"}
+        return build(name, sources={"rated": source})
+
+    merged = merge(rated("one"), rated("two"))
+    assert (merged.label_kind, merged.has_pairs, merged.labels) == ("number", True, ())
+    data = load_labelled(LabelledDataConfig(train=str(tmp_path / "merged")))
+    assert (len(data.train) + len(data.validation), data.kind, data.has_pairs) == (40, "number", True)
+    with pytest.raises(DataError, match=r"classes: its label_kind is single, that of .*one is number; build both alike"):
+        merge(tmp_path / "one", rated("classes", "single"), out="refused")
+
+
+def test_rows_that_lie_by_length_are_not_mixed(build: Callable[..., Path], tmp_path: Path) -> None:
+    plain, bucketed = build("plain"), build("bucketed", length_buckets=(16,), sequence_length=64)
+    with pytest.raises(DataError, match=r"bucketed: its rows lie by length, and a merge would mix them"):
+        merge(bucketed, plain, out="refused")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_through_a_stage_that_a_build_did_not_have_its_rows_pass() -> None:
