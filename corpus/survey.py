@@ -61,7 +61,8 @@ class Survey:
 
     def text(self) -> str:
         """For people."""
-        lines = [f"{self.rows:,} rows in {len(self.files)} files, {self.empty:,} of them without text"]
+        files = "1 file" if len(self.files) == 1 else f"{len(self.files):,} files"
+        lines = [f"{self.rows:,} rows in {files}, {self.empty:,} of them without text"]
         lines += [f"  {name}: {rows:,}" for name, rows in list(self.files.items())[:_SHOWN_FILES]]
         lines += [f"  and {len(self.files) - _SHOWN_FILES} more"] if len(self.files) > _SHOWN_FILES else []
         lines += [f"columns:    {', '.join(self.columns)}"] if self.columns else []
