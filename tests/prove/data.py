@@ -1,4 +1,4 @@
-"""The long form of a data build's promises: ``make prove-data CORPUS=FILE`` (about half an hour for 100 MB on two cores).
+"""The long form of a data build's promises: ``make prove-data CORPUS=FILE`` (about a quarter of an hour for 100 MB on two cores).
 
 1. size: the corpus with every stage on, and one of twice its size: memory of the largest process, time, how full the rows are.
 2. planted: copies, near-copies, personal data and evaluation texts are planted in the corpus; each must be found, and every token of every

@@ -1,4 +1,4 @@
-"""The long form of the engine contract and of recovery: ``make prove-training`` (under 15 minutes on two cores).
+"""The long form of the engine contract and of recovery: ``make prove-training`` (15 to 25 minutes on two cores).
 
 1. ZeRO 0, 1, 2 and 3 on two workers against the plain engine, over 200 steps of the same fine-tune: losses within 1e-5 relative over the
    first 20 steps and 1e-3 over all. Real reviews and the default encoder if they can be had, else generated ones.
