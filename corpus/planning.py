@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from corpus import movie_reviews
 from corpus.config import DataConfig, SourceConfig
@@ -25,7 +25,7 @@ _MEMORY_BYTES = 1_000_000_000
 
 # Keys that builds of earlier versions did not have: at their defaults they change nothing, so those builds are still recognised.
 _NEW_SOURCE_KEYS = ("pair_column", "label_kind", "label_separator", "split_column", "group_column")
-_NEW_KEYS = ("test_fraction", "checks", "train_tokenizer")
+_NEW_KEYS = ("test_fraction", "checks", "train_tokenizer", "length_buckets")
 
 State = Literal["new", "up to date", "different", "damaged"]
 _REPLACE = "pass --replace to write it anew, or choose another folder"
@@ -152,15 +152,12 @@ def _deciding(config: DataConfig) -> dict[str, Any]:
         _leave_out_defaults(source, SourceConfig, _NEW_SOURCE_KEYS)
     _leave_out_defaults(tree, DataConfig, _NEW_KEYS)
     del tree["cleaning"]["decontaminate"]
-    if not tree["length_buckets"]:
-        del tree["length_buckets"]  # builds from before there were any stay up to date
     return tree
 
 
 def _leave_out_defaults(tree: dict[str, Any], model: type[DataConfig | SourceConfig], keys: tuple[str, ...]) -> None:
     for key in keys:
-        default = model.model_fields[key].default
-        if tree[key] == (default.model_dump(mode="json") if isinstance(default, BaseModel) else default):
+        if tree[key] == to_jsonable_python(model.model_fields[key].default):
             del tree[key]
 
 

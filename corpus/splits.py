@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from corpus.labels import LABELLED_SPLITS
 from corpus.order import order
 from foundation.errors import DataError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION, "test": TEST}
 """What a split column may say, in any case."""
-_NAMES = ("train", "validation", "test")
 
 # Below this a class (or all groups) keeps everything for training; from here on each held-out split gets at least one.
 _SMALLEST_SPLIT_CLASS = 4
@@ -179,7 +179,7 @@ def require_whole_groups(split: Split, of_row: Numbers, ids: Sequence[str], wher
     crossing = np.flatnonzero((np.diff(of_row[ordered]) == 0) & (np.diff(split[ordered]) != 0))
     if len(crossing):
         first, second = ordered[crossing[0]], ordered[crossing[0] + 1]
-        told = [f"{ids[row]} in {_NAMES[split[row]]}" for row in (first, second)]
+        told = [f"{ids[row]} in {LABELLED_SPLITS[split[row]]}" for row in (first, second)]
         raise DataError(
             f"{where}: rows of one group are told to be in two splits, for example {told[0]} and {told[1]}; leave out group_column, or "
             "make the splits follow it"

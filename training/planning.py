@@ -67,10 +67,9 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
     resolved = resolve(recipe.encoder)
     check_model_folder(resolved.location)
     check_start(recipe)
-    if isinstance(recipe, FinetuneConfig):
-        check_length(resolved.location, recipe.max_length)
     findings: tuple[Finding, ...] = ()
     if isinstance(recipe, FinetuneConfig):
+        check_length(resolved.location, recipe.max_length)
         data = read_labelled(recipe)
         rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
     else:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
+
+if TYPE_CHECKING:
+    from corpus.planning import Planned
 
 app = typer.Typer(help="Clean, tokenise and pack texts.", no_args_is_help=True, rich_markup_mode=None)
 COMMANDS = {"data": app}
@@ -39,11 +42,11 @@ def build(
     from corpus import report
     from corpus.build import apply
     from corpus.config import DataConfig
-    from corpus.planning import plan, require_replaceable
+    from corpus.planning import plan
     from foundation.config import load
     from foundation.errors import EncoderError
     from foundation.home import home
-    from foundation.progress import Progress, progress, say
+    from foundation.progress import Progress, progress
     from foundation.references import resolve
 
     recipe = load(DataConfig, config, [*(overrides or ()), *(() if sample is None else (f"sample={_share(sample)}",))])
@@ -54,9 +57,7 @@ def build(
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
         return
-    require_replaceable(planned, replace)
-    skipped = planned.state == "up to date"
-    say(f"{recipe.out}: {planned.found}{'; nothing to do' if skipped else ''}")
+    skipped = _is_there(planned, replace=replace)
 
     with ExitStack() as stack:
         opened: list[Any] = []
@@ -82,6 +83,21 @@ def build(
     warn(finding.model_dump() for finding in manifest.findings)
     result = {"out": recipe.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}
     show(result, f"{report.text(manifest)}\nwritten to {recipe.out} ({manifest.fingerprint[:12]})", as_json=as_json)
+
+
+def _is_there(planned: Planned, *, replace: bool) -> bool:
+    """Say what is in the folder to write, which may be all that is wanted.
+
+    Raises:
+        DataError: Something else is, and nobody asked to replace it.
+    """
+    from corpus.planning import require_replaceable
+    from foundation.progress import say
+
+    require_replaceable(planned, replace)
+    is_there = planned.state == "up to date"
+    say(f"{planned.out}: {planned.found}{'; nothing to do' if is_there else ''}")
+    return is_there
 
 
 def _share(text: str) -> float | str:
@@ -128,16 +144,13 @@ def merge(
     from corpus import report
     from corpus.merge_planning import NOT_LOOKED_FOR, plan
     from corpus.merging import apply
-    from corpus.planning import require_replaceable
-    from foundation.progress import progress, say
+    from foundation.progress import progress
 
     planned = plan([folder.absolute() for folder in folders], out.absolute())
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
         return
-    require_replaceable(planned, replace)
-    skipped = planned.state == "up to date"
-    say(f"{planned.out}: {planned.found}{'; nothing to do' if skipped else ''}")
+    skipped = _is_there(planned, replace=replace)
     with progress("merge", planned.shards, unit="shard") as bar:
         manifest = apply(planned, replace=replace, on_progress=bar.update)
     result = {"out": planned.out, "skipped": skipped, **manifest.model_dump(mode="json", exclude={"files", "recipe", "software"})}

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from corpus.build import apply
 from corpus.config import DataConfig
 from corpus.manifest import BuildManifest
 from corpus.planning import plan
-from corpus.stages import Stage, map_here
+from corpus.stages import map_here
+from tests.support.cutting import Cut, Mapper
 
 Recipe = Callable[..., DataConfig]
-
-
-class Cut(Exception):
-    """The power went."""
-
-
-class Mapper:
-    """The plain mapper; counts tables by stage and fails at the one that it is told to."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.done: Counter[str] = Counter()
-        self._fail_at = fail_at
-
-    def __call__(self, tables: Iterable[pa.Table], stage: Stage) -> Generator[pa.Table, None, None]:
-        for result in map_here(tables, stage):
-            if self._fail_at == sum(self.done.values()):
-                raise Cut
-            self.done[type(stage).__name__] += 1
-            yield result
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ tells about texts."""
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from corpus import report, tokenising
@@ -18,10 +16,11 @@ from corpus.config import DataConfig
 from corpus.manifest import MANIFEST, BuildManifest, TokenisedRecord, read_manifest
 from corpus.planning import plan
 from corpus.shards import PackedRows
-from corpus.stages import Stage, map_here
+from corpus.stages import map_here
 from foundation.config import parse
 from foundation.errors import ConfigError
 from raybert.main import main
+from tests.support.cutting import Cut, Mapper
 
 Recipe = Callable[..., DataConfig]
 SMALL = {"vocabulary": 400}
@@ -82,25 +81,6 @@ def test_a_limit_of_characters_draws_documents_by_seed(own_recipe: Recipe, tmp_p
     assert 5 < len(some) < 30  # documents have 39 characters
     assert learned(2, validation_fraction=0, batch_documents=50) == some
     assert learned(3, validation_fraction=0, seed=1) != some
-
-
-class Cut(Exception):
-    """The power went."""
-
-
-class Mapper:
-    """The plain mapper; counts tables by stage and fails at the one that it is told to."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.done: Counter[str] = Counter()
-        self._fail_at = fail_at
-
-    def __call__(self, tables: Iterable[pa.Table], stage: Stage) -> Generator[pa.Table, None, None]:
-        for result in map_here(tables, stage):
-            if self._fail_at == sum(self.done.values()):
-                raise Cut
-            self.done[type(stage).__name__] += 1
-            yield result
 
 
 @pytest.mark.parametrize("fail_at", [3, 12, 17, 24, 30, 35])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from corpus.pii import PiiKind
 from tests.support.alike import changed
-from tests.support.personal import LOOKALIKES, PLANTERS, SENTENCES, entries
+from tests.support.personal import LOOKALIKES, PLANTERS, SENTENCES, bare, entries
 
 LEAST_WORDS = 50
 """Of the documents that copies are made of: of a shorter one, too few words are 5 %."""
@@ -67,9 +67,8 @@ def plant(texts: Sequence[str], chance: random.Random, *, each: int = 1_000, eva
         planted.personal[kind] = {}
         for _ in range(each):
             value = make(chance)
-            bare = value.removeprefix("tel: ").removesuffix(":8080") if kind in ("phone", "ip") else value
             row = planted.add(f"{filling()}\n{chance.choice(SENTENCES).replace('{}', value)}\n{filling()}")
-            planted.personal[kind][row] = bare
+            planted.personal[kind][row] = bare(kind, value)
     for _ in range(each):
         planted.control.add(planted.add(f"{filling()}\nIt says {chance.choice(entries(LOOKALIKES))} there.\n{filling()}"))
     for text in planted.evaluation:
