@@ -34,6 +34,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: venv
 	@$(BIN)/raybert quickstart
+	@echo; echo "the raybert command is in $(VENV): source $(BIN)/activate"
 
 test: venv
 	@$(PYTEST)
