@@ -1,0 +1,249 @@
+"""Models computed without padding: documents one behind the other, logits only where they count, for any encoder of transformers.
+
+The model's own ``forward`` runs, head included. What changes is what its head gets to see: a hook on the base model (or on its pooler)
+hands on the hidden states of the masked tokens, or of each document's first token, instead of all. So no family needs code here. Whether a
+family bears it is not believed but tried, by ``check_same``, when a run starts.
+
+Shapes: N tokens, D documents, M masked tokens, h width, V vocabulary, C classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from encoder.attention import ATTENTION, Kind, Layout, layout, positions, register
+from foundation.errors import EncoderError
+
+_TOLERANCE = 1e-4  # on logits; rounding alone is two orders below, attention to another document far above
+_Select = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Tokenised documents, shortest first, one behind the other."""
+
+    ids_N: torch.Tensor
+    """int64."""
+    positions_N: torch.Tensor
+    """int64, counted from 0 in each document."""
+    types_N: torch.Tensor
+    """int64 token types, all 0 where the texts of a pair are not told apart."""
+    layout: Layout
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Documents:
+        """The documents on ``device``."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()}
+        return Documents(**moved)
+
+    def __len__(self) -> int:
+        return len(self.layout.lengths)
+
+    @property
+    def first_tokens_D(self) -> torch.Tensor:
+        """(D,) where each document begins."""
+        return self.layout.ends[:-1].long()
+
+
+def documents(rows: Sequence[npt.NDArray[Any]], kind: Kind, types: Sequence[npt.NDArray[Any]] | None = None) -> tuple[Documents, Any]:
+    """Put documents one behind the other.
+
+    Args:
+        rows: Token ids of each, in any order.
+        kind: How attention will keep them apart.
+        types: Token types of each; None is all 0.
+
+    Returns:
+        The documents, and (D,) int64 which of ``rows`` each of them is.
+    """
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    order_D = np.argsort(sizes, kind="stable")
+    ids_N = np.concatenate([np.asarray(rows[i], dtype=np.int64) for i in order_D])
+    types_N = np.zeros_like(ids_N) if types is None else np.concatenate([np.asarray(types[i], dtype=np.int64) for i in order_D])
+    sizes_D = sizes[order_D]
+    return (
+        Documents(torch.from_numpy(ids_N), torch.from_numpy(positions(sizes_D)), torch.from_numpy(types_N), layout(sizes_D.tolist(), kind)),
+        order_D,
+    )
+
+
+def prepare(model: Any) -> Any:
+    """Let ``model`` take documents without padding; it takes padded rows as before. Returns it."""
+    register()
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(ATTENTION)
+    return model
+
+
+def masked_logits(model: Any, found: Documents, masked_M: torch.Tensor) -> torch.Tensor:
+    """Vocabulary logits_MV of a masked-language model at ``masked_M``, places among the N tokens; computed nowhere else."""
+    places_M = masked_M if found.layout.kind != "padded" else _fold(found).places_N[masked_M]
+
+    def select(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.flatten(0, 1).index_select(0, places_M).unsqueeze(0)
+
+    with _handing_on(model.base_model, select):
+        logits: torch.Tensor = _forward(model, found).logits
+    return logits.squeeze(0)
+
+
+def class_logits(model: Any, found: Documents) -> torch.Tensor:
+    """Logits_DC of a sequence classifier, its head applied to every document."""
+    if found.layout.kind == "padded":
+        padded: torch.Tensor = _forward(model, found).logits
+        return padded
+    pooler = getattr(model.base_model, "pooler", None)
+    if pooler is None:
+        with _handing_on(model.base_model, _pooled(model, found)):
+            logits: torch.Tensor = _forward(model, found).logits
+        return logits
+    # A pooler works inside of the base model, on the first token of each row.
+    handle = pooler.register_forward_pre_hook(lambda _, inputs: (_pooled(model, found)(inputs[0]), *inputs[1:]))
+    try:
+        logits = _forward(model, found).logits
+    finally:
+        handle.remove()
+    return logits
+
+
+def check_same(model: Any, kind: Kind, *, vocabulary: int) -> None:
+    """Compute three made-up documents in one row, and each alone as transformers does, and compare.
+
+    Args:
+        model: A masked-language model or a sequence classifier, on its device.
+        kind: How attention keeps documents apart.
+        vocabulary: Ids to draw from.
+
+    Raises:
+        EncoderError: The logits differ: this family's attention or head cannot be computed without padding.
+    """
+    generator = np.random.default_rng(0)
+    limit = _positions_of(model)
+    # Padding is left out: RoBERTa's family does not count it among the positions.
+    known = np.setdiff1d(np.arange(vocabulary), [model.config.pad_token_id or 0])
+    rows = [generator.choice(known, min(size, limit)) for size in (5, 9, 9)]
+    device = next(model.parameters()).device
+    found, order_D = documents(rows, kind)
+    found = found.to(device)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            if "MaskedLM" in type(model).__name__ or "PreTraining" in type(model).__name__:
+                ours = masked_logits(model, found, torch.arange(len(found.ids_N), device=device))
+                alone = [_alone(model, rows[i], device)[0] for i in order_D]
+            else:
+                ours = class_logits(model, found)
+                alone = [_alone(model, rows[i], device) for i in order_D]
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise EncoderError(f"{_family(model)}: cannot be computed without padding: {str(error).splitlines()[0]}; {_REMEDY}") from None
+    finally:
+        model.train(was_training)
+    theirs = torch.cat(alone)
+    difference = float((ours.float() - theirs.float()).abs().max()) if ours.shape == theirs.shape else float("inf")
+    # 16-bit attention kernels round more coarsely; what must be caught is off by whole units.
+    limit = _TOLERANCE if ours.dtype == torch.float32 and kind != "varlen" else 0.1
+    if not difference <= limit:
+        raise EncoderError(
+            f"{_family(model)}: logits without padding differ by {difference:.2g} from those of each document alone; {_REMEDY}"
+        )
+
+
+_REMEDY = "set attention=padded"
+
+
+def position_offset(model: Any) -> int:
+    """What is added to positions: RoBERTa's family counts them from one past the padding id."""
+    padding = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else int(padding) + 1
+
+
+def _forward(model: Any, found: Documents) -> Any:
+    accepted = _accepted(model)
+    if found.layout.kind == "padded":
+        fold = _fold(found)
+        shape = fold.document_BT.shape
+        mask_BT = fold.document_BT >= 0
+        pad = model.config.pad_token_id or 0
+        ids_BT = torch.where(mask_BT, found.ids_N[fold.sources_BT].view(shape), pad)
+        given = {"input_ids": ids_BT, "attention_mask": mask_BT.long()}
+        if "token_type_ids" in accepted:
+            given["token_type_ids"] = torch.where(mask_BT, found.types_N[fold.sources_BT].view(shape), 0)
+        return model(**given)
+    given = {"input_ids": found.ids_N.unsqueeze(0), "layout": found.layout}
+    if "position_ids" in accepted:
+        given["position_ids"] = (found.positions_N + position_offset(model)).unsqueeze(0)
+    if "token_type_ids" in accepted:
+        given["token_type_ids"] = found.types_N.unsqueeze(0)
+    if getattr(model.config, "sliding_window", None) is None:
+        return model(**given)
+    # Built by transformers, its masks would be N × N; ``attend`` knows window and documents. Not given to the model: its head may pool by it.
+    handle = model.base_model.register_forward_pre_hook(_without_masks, with_kwargs=True)
+    try:
+        return model(**given)
+    finally:
+        handle.remove()
+
+
+def _without_masks(_: Any, inputs: Any, given: dict[str, Any]) -> Any:
+    return inputs, given | {"attention_mask": {"full_attention": None, "sliding_attention": None}}
+
+
+def _accepted(model: Any) -> Any:
+    return inspect.signature(type(model).forward).parameters
+
+
+def _pooled(model: Any, found: Documents) -> _Select:
+    """Hidden states (1, N, h) to one for each document (D, 1, h): its first token's, or its mean where the head takes that."""
+    if getattr(model.config, "classifier_pooling", "cls") == "mean":
+        sizes_D = found.layout.ends.diff()
+        owner_N = torch.repeat_interleave(torch.arange(len(found), device=sizes_D.device), sizes_D)
+
+        def mean(hidden: torch.Tensor) -> torch.Tensor:
+            sums = hidden.new_zeros(len(found), hidden.shape[-1]).index_add(0, owner_N, hidden.squeeze(0))
+            return (sums / sizes_D.unsqueeze(1)).unsqueeze(1)
+
+        return mean
+    return lambda hidden: hidden.squeeze(0).index_select(0, found.first_tokens_D).unsqueeze(1)
+
+
+@contextmanager
+def _handing_on(base: Any, select: _Select) -> Iterator[None]:
+    """While it lasts, ``base`` answers with what ``select`` takes of its last hidden states."""
+
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (select(output[0]), *output[1:])
+        output["last_hidden_state"] = select(output["last_hidden_state"])
+        return output
+
+    handle = base.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _fold(found: Documents) -> Any:
+    assert found.layout.fold is not None
+    return found.layout.fold
+
+
+def _alone(model: Any, ids: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids=torch.from_numpy(ids.astype(np.int64)).unsqueeze(0).to(device)).logits
+    return logits
+
+
+def _positions_of(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", 512)) - position_offset(model)
+
+
+def _family(model: Any) -> str:
+    return f"model_type {model.config.model_type}"
