@@ -41,6 +41,28 @@ def multiplier(depth: int, layers: int, layer_decay: float) -> float:
     return float(layer_decay ** (layers + 1 - depth))
 
 
+def check_layers(layers: int, layer_decay: float) -> None:
+    """Refuse learning rates by layer where no layers are recognised.
+
+    Raises:
+        ConfigError: Says so.
+    """
+    if layer_decay < 1 and not layers:
+        raise ConfigError(f"optimiser.layer_decay is {layer_decay}, but no layers are recognised in the encoder's parameter names; use 1")
+
+
+def shares_by_depth(layers: int, layer_decay: float, freeze: Freeze) -> dict[str, float]:
+    """For people: each depth's learning rate as a share of the schedule's, from the embeddings up; 0 where nothing learns.
+
+    Raises:
+        ConfigError: As ``check_layers`` and ``frozen_depths``.
+    """
+    check_layers(layers, layer_decay)
+    frozen = frozen_depths(freeze, layers)
+    names = ["embeddings", *(f"layer {number}" for number in range(1, layers + 1)), "head"]
+    return {name: 0.0 if depth in frozen else multiplier(depth, layers, layer_decay) for depth, name in enumerate(names)}
+
+
 def frozen_depths(freeze: Freeze, layers: int) -> range:
     """The depths that do not learn.
 

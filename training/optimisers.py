@@ -13,9 +13,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from foundation.errors import ConfigError
 from training.checkpoint import MOMENTS
-from training.depth import Freeze, count_layers, depth_of, frozen_depths, multiplier
+from training.depth import Freeze, check_layers, count_layers, depth_of, frozen_depths, multiplier
 from training.optimiser_config import OptimiserConfig
 
 Kind = type[torch.optim.Optimizer]
@@ -46,10 +45,7 @@ def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str
         ConfigError: Learning rates are to differ by depth, and no layers are recognised.
     """
     layers = count_layers(name for name, _ in model.named_parameters())
-    if config.layer_decay < 1 and not layers:
-        raise ConfigError(
-            f"optimiser.layer_decay is {config.layer_decay}, but no layers are recognised in the encoder's parameter names; use 1"
-        )
+    check_layers(layers, config.layer_decay)
     by_place: dict[tuple[int, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from foundation.errors import ConfigError
-from training.depth import count_layers, depth_of, frozen_depths, multiplier
+from training.depth import count_layers, depth_of, frozen_depths, multiplier, shares_by_depth
 
 LAYERS = 3
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": 16}
@@ -65,6 +65,12 @@ def test_a_pooler_belongs_to_the_head_and_an_unprefixed_encoder_is_read_alike() 
 def test_rates_fall_by_one_factor_a_layer_from_the_head_down() -> None:
     assert [multiplier(depth, 2, 0.5) for depth in range(4)] == [0.125, 0.25, 0.5, 1.0]
     assert {multiplier(depth, 2, 1.0) for depth in range(4)} == {1.0}
+
+
+def test_shares_are_told_from_the_embeddings_up_with_0_for_what_is_frozen() -> None:
+    assert shares_by_depth(2, 0.5, "embeddings") == {"embeddings": 0.0, "layer 1": 0.25, "layer 2": 0.5, "head": 1.0}
+    with pytest.raises(ConfigError, match=r"optimiser\.layer_decay is 0\.5, but no layers are recognised"):
+        shares_by_depth(0, 0.5, "none")
 
 
 def test_freezing_counts_from_the_embeddings_up() -> None:
