@@ -65,9 +65,9 @@ def measure(quick: bool) -> list[Row]:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
-    from training.config import OptimiserConfig
     from training.engine import TorchEngine
     from training.objectives import MaskedLanguageModel
+    from training.optimiser_config import OptimiserConfig
 
     rounds, warmup = (40, 3) if quick else (120, 5)
     threads = len(os.sched_getaffinity(0))

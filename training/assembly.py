@@ -26,6 +26,7 @@ from training.division import microbatches_of_rank
 from training.engine import TorchEngine
 from training.loop import Engine
 from training.objectives import Classification, MaskedLanguageModel, check_pretrainable
+from training.optimisers import freeze
 from training.planning import read_labelled, total_steps
 from training.schedule import learning_rate
 from training.vocabulary import check_vocabularies
@@ -65,6 +66,7 @@ def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None)
 def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> Assembly:
     tokenizer = load_tokenizer(location)
     model = new_classifier(location, data.labels, seed=recipe.seed, dropout=recipe.dropout)
+    freeze(model, recipe.freeze)
     check_vocabulary(model.config, tokenizer, location)
     longest_input(model.config, tokenizer, recipe.max_length, location)
 
@@ -153,6 +155,7 @@ def loop_arguments(recipe: RunConfig, steps: int) -> dict[str, Any]:
         "seed": recipe.seed,
         "learning_rate": rate_of(recipe, steps),
         "seed_noise": torch.manual_seed,
+        "guard": recipe.guard,
     }
 
 

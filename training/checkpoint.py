@@ -1,8 +1,9 @@
 """Checkpoints that any engine and world size can read: fp32 fragments with their place in each tensor, as safetensors.
 
-A checkpoint is a folder. Each rank writes ``rank-RRRRR.safetensors`` with the fragments it owns of every parameter and of both Adam
-moments; rank 0 writes ``checkpoint.json`` last, with sizes and SHA-256 of all files. A folder without it, or with a missing, altered or
-surplus file, is not a checkpoint. No pickle, no conversion at another world size.
+A checkpoint is a folder. Each rank writes ``rank-RRRRR.safetensors`` with the fragments it owns of every parameter and of what the
+optimiser keeps of it (Adam's two moments, Muon's momentum; nothing of frozen parameters); rank 0 writes ``checkpoint.json`` last, with
+sizes and SHA-256 of all files. A folder without it, or with a missing, altered or surplus file, is not a checkpoint. No pickle, no
+conversion at another world size.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from foundation.bundle import sha256_of
 from foundation.errors import RunError
 from foundation.home import write_json
+from training.guard import FRESH, Memory
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -36,7 +38,7 @@ class Fragment:
     start: int
     """Elements before it in the flattened tensor."""
     tensors: Mapping[str, torch.Tensor]
-    """Kind (``param``, ``exp_avg``, ``exp_avg_sq``) to a 1-D fp32 view; moments are absent before the first step."""
+    """Kind (``param``, and the optimiser's: ``exp_avg``, ``exp_avg_sq``, …) to a 1-D view; the latter are absent before the first step."""
 
     @property
     def length(self) -> int:
@@ -54,6 +56,8 @@ class Progress:
     """Steps that the optimiser applied."""
     evaluations: tuple[tuple[int, float], ...] = ()
     """(steps finished, score) of each evaluation so far; early stopping is a function of these."""
+    guard: Memory = FRESH
+    """What the guard remembers of the steps before, so that a resumed run skips the same ones."""
 
 
 def write_fragments(folder: Path, rank: int, fragments: Iterable[Fragment]) -> dict[str, Any]:
@@ -90,6 +94,7 @@ def write_manifest(
         "step": progress.step,
         "optimiser_steps": progress.optimiser_steps,
         "evaluations": [list(item) for item in progress.evaluations],
+        "guard": {"losses": list(progress.guard.losses), "skipped_in_a_row": progress.guard.skipped_in_a_row},
         "written_by": dict(written_by),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "files": dict(files),
@@ -107,12 +112,17 @@ class Checkpoint:
             step=manifest["step"],
             optimiser_steps=manifest["optimiser_steps"],
             evaluations=tuple((int(step), float(score)) for step, score in manifest["evaluations"]),
+            guard=_memory(manifest.get("guard", {})),
         )
         self._index: dict[str, list[tuple[int, Path]]] = {name: [] for name in self.shapes}
+        self._kinds: dict[str, set[str]] = {name: set() for name in self.shapes}
         self._open = {name: safe_open(folder / name, framework="pt") for name in sorted(manifest["files"])}
         for name, file in self._open.items():
             for parameter, start in (file.metadata() or {}).items():  # type: ignore[no-untyped-call]
                 self._index[parameter].append((int(start), folder / name))
+            for key in file.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118
+                kind, _, parameter = key.partition(":")
+                self._kinds[parameter].add(kind)
         for places in self._index.values():
             places.sort()
 
@@ -148,12 +158,25 @@ class Checkpoint:
         """Whether optimiser state is in it; not so at step 0."""
         return self.progress.optimiser_steps > 0
 
+    def holds(self, kind: str, name: str) -> bool:
+        """Whether something of this kind is kept of the tensor."""
+        return kind in self._kinds[name]
+
     def read(self, kind: str, name: str, start: int = 0, length: int | None = None) -> torch.Tensor:
-        """Elements ``start`` to ``start + length`` of a flattened tensor (default: all of it), fp32, from whichever files hold them."""
+        """Elements ``start`` to ``start + length`` of a flattened tensor (default: all of it), fp32, from whichever files hold them.
+
+        Raises:
+            RunError: Nothing of this kind is kept of the tensor, or a part of it is in no file.
+        """
         total = 1
         for size in self.shapes[name]:
             total *= size
         end = total if length is None else start + length
+        if end > start and not self.holds(kind, name):
+            raise RunError(
+                f"{self.folder}: holds no {kind} of {name}: it was written with another optimiser, or while this parameter was frozen; "
+                "go on from it with the optimiser and the freezing of its own run"
+            )
         parts = []
         reached = start
         for place, path in self._index[name]:
@@ -184,3 +207,8 @@ class Checkpoint:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.read("param", name).reshape(parameter.shape))
+
+
+def _memory(kept: Mapping[str, Any]) -> Memory:
+    """The guard's memory in a manifest; older checkpoints hold none."""
+    return Memory(tuple(float(loss) for loss in kept.get("losses", ())), int(kept.get("skipped_in_a_row", 0)))

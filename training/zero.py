@@ -9,26 +9,28 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from training.checkpoint import MOMENTS, Checkpoint, Fragment, write_fragments
-from training.config import OptimiserConfig
-from training.engine import WithObjective, moved, new_optimiser
+from training.checkpoint import Checkpoint, Fragment, write_fragments
+from training.engine import WithObjective, moved
 from training.loop import Applied
 from training.objectives import Batch, ModelObjective
+from training.optimiser_config import OptimiserConfig
+from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
 
 
-class _ClippingAdamW(torch.optim.AdamW):
-    """AdamW for stage 0, where DeepSpeed neither tells the gradient norm nor skips a gradient that is not finite.
+class _Clipping:
+    """What stage 0 adds to an optimiser: there, DeepSpeed neither tells the gradient norm nor skips a gradient that is not finite.
 
     It sees gradients that are reduced already. DeepSpeed reads ``overflow`` and ``_global_grad_norm`` off its optimiser.
     """
 
+    param_groups: list[dict[str, Any]]
     clip_norm = 0.0
     overflow = False
     _global_grad_norm: float | None = None
@@ -39,7 +41,12 @@ class _ClippingAdamW(torch.optim.AdamW):
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf")))
         self._global_grad_norm = norm
         self.overflow = not math.isfinite(norm)
-        return None if self.overflow else super().step(closure)
+        return None if self.overflow else super().step(closure)  # type: ignore[misc]
+
+
+def _clipping(clip_norm: float) -> Callable[[Kind], Kind]:
+    """Makes an optimiser's class one that clips."""
+    return lambda kind: type(f"Clipping{kind.__name__}", (_Clipping, kind), {"clip_norm": clip_norm})
 
 
 class DeepSpeedEngine:
@@ -71,9 +78,8 @@ class DeepSpeedEngine:
             # Before ZeRO cuts the model up: afterwards every stage would need its own way to set parameters.
             checkpoint.load_parameters(model)
         wrapped = WithObjective(model.to(device), objective)
-        optimiser = new_optimiser(model, config, kind=_ClippingAdamW if self._stage == 0 else torch.optim.AdamW)
-        if isinstance(optimiser, _ClippingAdamW):
-            optimiser.clip_norm = config.clip_norm
+        optimiser = new_optimiser(model, config, _clipping(config.clip_norm)) if self._stage == 0 else new_optimiser(model, config)
+        self._kinds = state_kinds(model, optimiser)
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=wrapped, optimizer=optimiser, config=dict(rendered), dist_init_required=False
         )
@@ -82,8 +88,8 @@ class DeepSpeedEngine:
 
     @property
     def _optimiser(self) -> torch.optim.Optimizer:
-        """The plain AdamW inside ZeRO's wrapper (stage 0 has none)."""
-        inner: torch.optim.Optimizer = self._zero if isinstance(self._zero, torch.optim.AdamW) else self._zero.optimizer
+        """The plain optimiser inside ZeRO's wrapper (stage 0 has none)."""
+        inner: torch.optim.Optimizer = self._zero if isinstance(self._zero, torch.optim.Optimizer) else self._zero.optimizer
         return inner
 
     def accumulate(self, batch: Batch, *, scale: float) -> float:
@@ -95,12 +101,28 @@ class DeepSpeedEngine:
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Reduce, clip, step, clear."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
+        set_rates(self._optimiser, learning_rate)
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         is_applied = bool(self._engine.was_step_applied())
         return Applied(is_applied=is_applied, grad_norm=float(norm) if norm is not None else float("nan"))
+
+    def discard(self) -> None:
+        """Clear the gradient as DeepSpeed does after an overflow; it has no public call for that. No rank waits for another."""
+        if self._stage == 0:
+            self._engine.zero_grad()
+            return
+        zero = self._zero
+        zero.zero_grad(set_to_none=True)
+        zero.averaged_gradients.clear()
+        if self._stage == 3:
+            zero._pre_step()  # the next backward overwrites its buffers instead of adding to them
+        else:
+            zero.all_grad_tensors.clear()
+            zero.micro_step_id = -1
+        if getattr(zero, "cpu_offload", False):
+            zero.reset_cpu_buffers()
+            zero._offload_accumulated_param_ids = set()
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks."""
@@ -127,23 +149,43 @@ class DeepSpeedEngine:
         for name, start, owner, offset, length in self._places():
             if self._stage == 0 and hash_rank(name, self.world_size) != self.rank:
                 continue  # every rank holds every tensor; each is written once
-            state = self._optimiser.state.get(owner, {})
-            views = {"param": owner, **{kind: state[kind] for kind in MOMENTS if kind in state}}
+            views = {"param": owner, **kept_state(self._optimiser, owner, self._kinds[name])}
             yield Fragment(name, start, {kind: tensor.detach().reshape(-1).narrow(0, offset, length) for kind, tensor in views.items()})
+        for name, start, values in self._frozen():
+            yield Fragment(name, start, {"param": values})
 
     def _load_moments(self, checkpoint: Checkpoint) -> None:
         places = list(self._places())
-        for owner in {id(place[2]): place[2] for place in places}.values():
-            zeros = {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in MOMENTS}
-            self._optimiser.state[owner] = {"step": torch.tensor(float(checkpoint.progress.optimiser_steps)), **zeros}
+        kept: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
         for name, start, owner, offset, length in places:
-            for kind in MOMENTS:
-                view = self._optimiser.state[owner][kind].reshape(-1).narrow(0, offset, length)
-                view.copy_(checkpoint.read(kind, name, start, length))
+            # Several parameters lie in one flat tensor; padding between them stays 0.
+            zeros = {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in self._kinds[name]}
+            _, tensors = kept.setdefault(id(owner), (owner, zeros))
+            for kind, tensor in tensors.items():
+                tensor.reshape(-1).narrow(0, offset, length).copy_(checkpoint.read(kind, name, start, length))
+        for owner, tensors in kept.values():
+            restore_state(self._optimiser, owner, tensors, checkpoint.progress.optimiser_steps)
+
+    def _frozen(self) -> Iterator[tuple[str, int, torch.Tensor]]:
+        """(name, start in the tensor, values) of what this rank writes of the parameters that nobody steps."""
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad:
+                continue
+            if self._stage < 3:
+                if hash_rank(name, self.world_size) == self.rank:
+                    yield name, 0, parameter.detach().reshape(-1)
+            else:
+                piece = parameter.ds_tensor.detach().reshape(-1)  # type: ignore[attr-defined]
+                start = self.rank * piece.numel()
+                length = max(0, min(piece.numel(), parameter.ds_numel - start))  # type: ignore[attr-defined]
+                if length:
+                    yield name, start, piece.narrow(0, 0, length)
 
     def _places(self) -> Iterator[tuple[str, int, torch.Tensor, int, int]]:
         """(name, start in the tensor, fp32 tensor that the optimiser steps, offset in that, length) of all that this rank steps."""
         for name, parameter in self._parameters.items():
+            if not parameter.requires_grad:
+                continue
             if self._stage == 0:
                 yield name, 0, parameter, 0, parameter.numel()
             elif self._stage < 3:

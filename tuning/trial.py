@@ -53,7 +53,7 @@ def run_trial(
         metrics = evaluate(engine, assembly.validation)
         done = step.step + 1
         evaluations = (*progress.evaluations, (done, metrics[recipe.score]))
-        progress = replace(progress, step=done, optimiser_steps=step.optimiser_steps, evaluations=evaluations)
+        progress = replace(progress, step=done, optimiser_steps=step.optimiser_steps, evaluations=evaluations, guard=step.memory)
         folder = Path(tempfile.mkdtemp(prefix="raybert-trial-"))
         try:
             files = engine.save(folder)
@@ -69,6 +69,7 @@ def run_trial(
         steps=last,
         start_step=progress.step,
         optimiser_steps=progress.optimiser_steps,
+        memory=progress.guard,
         hooks=[every(report_every_steps, report, last=last)],
         order=assembly.order,
         **loop_arguments(recipe, assembly.steps),

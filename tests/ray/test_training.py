@@ -22,6 +22,7 @@ from tests.conftest import Cli, assert_no_processes, end_group, environment_of, 
 from tests.support.history import attempts, expected_rows, surviving_losses, surviving_rows, workers
 from tests.support.plain_transformers import run_without_us
 from tests.support.tiny import make_encoder, write_reviews
+from training.checkpoint import Checkpoint
 from training.config import FinetuneConfig
 
 pytestmark = pytest.mark.ray
@@ -152,6 +153,26 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_and_repeats_and_skips_no
     assert surviving_rows(folder) == expected_rows(ids, first["steps"], rows_per_step=ROWS_PER_STEP, seed=SEED)
     undisturbed = surviving_losses(Path(trained["run_folder"]))
     assert surviving_losses(folder) == pytest.approx(undisturbed, rel=1e-3, abs=1e-6)
+
+
+def test_a_run_that_loses_its_head_skips_steps_and_ends_with_their_rows_without_trying_again(place: Place) -> None:
+    known = place.runs()
+    more = ["schedule.peak_lr=1e30", "schedule.warmup_share=0", "optimiser.clip_norm=0", "guard.stop_after=3", "checkpoint.every_steps=1"]
+    ran = place.cli("finetune", "-c", place.recipe, *more, timeout_s=240)
+    assert ran.exit_code == 1, ran.err
+    (run,) = place.runs() - known
+    rows = read_rows(run / "metrics.jsonl")
+    skipped = [row for row in rows if "skipped" in row]
+    assert len(skipped) == 3
+    assert [row["is_applied"] for row in skipped] == [False] * 3
+    assert all(len(row["skipped_rows"]) == ROWS_PER_STEP for row in skipped)
+    assert f"step {skipped[-1]['step']}: {skipped[-1]['skipped']}; 3 steps in a row could not be applied" in ran.err
+    assert all(row in ran.err for row in skipped[-1]["skipped_rows"])
+    assert "Traceback" not in ran.err
+    assert sum(row["event"] == "attempt" for row in rows) == 1
+    kept = sorted(run.glob("step-*/checkpoint.json"))
+    assert kept, "the checkpoints of earlier steps are there"
+    assert max(Checkpoint.open(file.parent).progress.step for file in kept) == skipped[-1]["step"]
 
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_leaves_nothing_running(place: Place) -> None:

@@ -246,6 +246,24 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            [*FINETUNE, GOOD, "optimiser.kind=muon", "workers.count=2"],
+            ["optimiser.kind is muon", "zero_stage 2", "use sharding.zero_stage=0"],
+        ),
+        ([*PRETRAIN, "data=built", "optimiser.kind=lion"], ["optimiser.kind: found 'lion'", "'adamw', 'lamb', 'stable_adamw' or 'muon'"]),
+        ([*FINETUNE, GOOD, "freeze=3"], ["freeze: 3, but the encoder has 2 layers; give at most 2"]),
+        ([*PRETRAIN, "data=built", "schedule.decay=wsd", "schedule.warmup_share=0.95"], ["warmup_share is 0.95 and decay_share 0.1"]),
+    ],
+)
+def test_an_optimiser_that_the_engine_cannot_carry_and_layers_that_are_not_there_are_refused(
+    assert_refused: Refusals, arguments: list[str], says: list[str]
+) -> None:
+    assert_refused(*arguments, says=says)
+
+
+@pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
         (["quickstart", "--encoder", "tiny", "--port", "{}"], "--port NUMBER"),

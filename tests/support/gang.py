@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("good", "bad", "movie", "awful", "great", "this", "is")
 Task = dict[str, Any]
 """``verb``, ``encoder`` (folder), ``recipe``, ``steps``; perhaps ``total_steps`` (of the schedule), ``start_from`` and ``save_to``
-(checkpoint folders), ``poisoned`` and ``scratch`` (a step whose gradient is made not finite on the last rank, and
-where states are kept to be compared). A recipe whose data is not there trains on sixty generated texts."""
+(checkpoint folders), ``poisoned`` and ``scratch`` (a step whose gradient is spoilt on the last rank, and where states are kept to be
+compared), ``poison`` (``gradient``: not finite, with a loss that tells nothing of it; ``loss``: huge, with a loss that is not finite).
+A recipe whose data is not there trains on sixty generated texts."""
 
 
 def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_s: float = 240) -> dict[str, dict[str, Any]]:
@@ -73,7 +75,8 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         rendered = deepspeed_config(recipe)
         engine = DeepSpeedEngine(model, objective, recipe.optimiser, rendered, device=torch.device("cpu"), checkpoint=checkpoint)
     start = checkpoint.progress if checkpoint else Progress(0, 0)
-    watched = _Poisoned(engine, start.step, task.get("poisoned"), Path(task["scratch"]) if "scratch" in task else None)
+    scratch = Path(task["scratch"]) if "scratch" in task else None
+    watched = _Poisoned(engine, start.step, task.get("poisoned"), task.get("poison", "gradient"), scratch)
     reports = list(
         train(
             watched,
@@ -81,6 +84,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
             steps=task["steps"],
             start_step=start.step,
             optimiser_steps=start.optimiser_steps,
+            memory=start.guard,
             **loop_arguments(recipe, task.get("total_steps", task["steps"])),
         )
     )
@@ -94,7 +98,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
             torch.distributed.all_gather_object(everyone, files)
             files = {name: entry for entries in everyone for name, entry in entries.items()}
         if rank == 0:
-            write_manifest(folder, Progress(task["steps"], applied), files, engine.shapes(), {"test": True})
+            write_manifest(folder, Progress(task["steps"], applied, guard=reports[-1].memory), files, engine.shapes(), {"test": True})
     return {
         "losses": [report.loss for report in reports],
         "norms": [report.grad_norm for report in reports],
@@ -106,28 +110,37 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
 
 
 class _Poisoned:
-    """An engine of which one step's gradient is not finite on the last rank."""
+    """An engine of which one step's gradient is spoilt on the last rank."""
 
-    def __init__(self, engine: Any, start: int, step: int | None, scratch: Path | None) -> None:
-        self._engine, self._now, self._step, self._scratch = engine, start, step, scratch
+    def __init__(self, engine: Any, start: int, step: int | None, poison: str, scratch: Path | None) -> None:
+        self._engine, self._now, self._step, self._poison, self._scratch = engine, start, step, poison, scratch
         self.rank, self.world_size = engine.rank, engine.world_size
         self.total, self.kept = engine.total, True
 
     def accumulate(self, batch: Any, *, scale: float) -> float:
-        poison = self._now == self._step and self.rank == self.world_size - 1
-        loss: float = self._engine.accumulate(batch, scale=float("inf") if poison else scale)
-        return loss
+        if self._now != self._step or self.rank != self.world_size - 1:
+            loss: float = self._engine.accumulate(batch, scale=scale)
+            return loss
+        is_silent = self._poison == "gradient"
+        self._engine.accumulate(batch, scale=float("inf") if is_silent else 1e6 * scale)
+        return 0.0 if is_silent else float("nan")
 
     def apply(self, *, learning_rate: float) -> Any:
+        return self._watched(partial(self._engine.apply, learning_rate=learning_rate))
+
+    def discard(self) -> None:
+        self._watched(self._engine.discard)
+
+    def _watched(self, act: Callable[[], Any]) -> Any:
         if self._now != self._step:
-            applied = self._engine.apply(learning_rate=learning_rate)
+            found = act()
         else:
             before = self._saved("before")
-            applied = self._engine.apply(learning_rate=learning_rate)
+            found = act()
             after = self._saved("after")
             self.kept = before.keys() == after.keys() and all(bool((before[name] == after[name]).all()) for name in before)
         self._now += 1
-        return applied
+        return found
 
     def _saved(self, name: str) -> dict[str, Any]:
         """What this rank would put in a checkpoint now."""
@@ -148,6 +161,7 @@ def _parts(task: Task) -> tuple[Any, Any, Any]:
     from training.assembly import assemble
     from training.config import FinetuneConfig, PretrainConfig
     from training.objectives import Classification, MaskedLanguageModel
+    from training.optimisers import freeze
 
     tokenizer = load_tokenizer(task["encoder"])
     if task["verb"] == "finetune":
@@ -156,6 +170,7 @@ def _parts(task: Task) -> tuple[Any, Any, Any]:
             assembly = assemble(recipe, task["encoder"])
             return recipe, assembly.model, assembly.objective
         model = new_classifier(task["encoder"], ["negative", "positive"], seed=recipe.seed, dropout=0.0)
+        freeze(model, recipe.freeze)
         random = np.random.default_rng(0)
         texts = [" ".join(random.choice(WORDS, random.integers(2, 20))) for _ in range(60)]
         split = LabelledSplit(texts, np.array([int("good" in text) for text in texts]), [str(index) for index in range(60)])

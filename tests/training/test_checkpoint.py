@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from foundation.errors import RunError
 from training.checkpoint import KINDS, MANIFEST, Checkpoint, Fragment, Progress, write_fragments, write_manifest
+from training.guard import Memory
 
 SHAPES: dict[str, tuple[int, ...]] = {"body.weight": (5, 7), "body.bias": (7,), "scale": ()}
 
@@ -70,11 +71,27 @@ def test_any_split_reads_back_as_any_slice(ranks: list[list[tuple[str, int, int]
 
 
 def test_progress_comes_back(tmp_path: Path) -> None:
-    progress = Progress(40, 38, ((20, 0.25), (40, 0.75)))
+    progress = Progress(40, 38, ((20, 0.25), (40, 0.75)), Memory((0.1, 1 / 3), 2))
     checkpoint = Checkpoint.open(write(tmp_path / "c", whole(), progress=progress))
     assert checkpoint.progress == progress
     assert checkpoint.has_moments()
     assert not Checkpoint.open(write(tmp_path / "d", whole(), progress=Progress(1, 0))).has_moments()
+
+
+def test_a_checkpoint_from_before_the_guard_is_read_with_nothing_remembered(tmp_path: Path) -> None:
+    folder = write(tmp_path / "c", whole())
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["guard"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    assert Checkpoint.open(folder).progress == Progress(4, 3, ((2, 0.5),))
+
+
+def test_what_is_not_kept_of_a_tensor_is_told_and_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(write(tmp_path / "c", whole()))
+    assert checkpoint.holds("exp_avg", "scale")
+    assert not checkpoint.holds("momentum_buffer", "scale")
+    with pytest.raises(RunError, match="holds no momentum_buffer of scale: it was written with another optimiser"):
+        checkpoint.read("momentum_buffer", "scale")
 
 
 def test_parameters_are_copied_into_a_model_and_another_model_is_refused(tmp_path: Path) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from corpus.order import StepRows, rows_of_step
+from training.guard import Apply, GiveUp, GuardError, Skip
 from training.loop import Applied, Hook, StepReport, Stop, every, noise_seed, train
+from training.optimiser_config import GuardConfig
 
 
 class ScriptedEngine:
-    """Sums what it is given, skips the steps it is told to, and writes down every call."""
+    """Sums what it is given, skips the steps it is told to, says that it lost where it is told to, and writes down every call."""
 
-    def __init__(self, rank: int = 0, world_size: int = 1, skips: Sequence[int] = ()) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, skips: Sequence[int] = (), losses: Mapping[int, float] | None = None) -> None:
         self.rank, self.world_size = rank, world_size
+        self._losses, self._totals, self.begun = losses or {}, 0, 0
         self.diary: list[Any] = []
         self.rates: list[float] = []
         self._skips = skips
@@ -30,8 +34,13 @@ class ScriptedEngine:
         self.rates.append(learning_rate)
         return Applied(is_applied=len(self.rates) - 1 not in self._skips, grad_norm=1.0)
 
+    def discard(self) -> None:
+        self.diary.append("discard")
+
     def total(self, values: Sequence[float]) -> list[float]:
-        return [value * self.world_size for value in values]
+        step = self.begun + self._totals
+        self._totals += 1
+        return [self._losses.get(step, value * self.world_size) for value in values]
 
     def evaluate(self, batch: Any) -> Sequence[float]:
         return [0.0]
@@ -115,6 +124,54 @@ def test_a_resumed_run_is_the_tail_of_an_undisturbed_one() -> None:
     ]
     assert tail.diary == whole.diary[-len(tail.diary) :]
     assert tail_seeds == whole_seeds[-len(tail_seeds) :]
+
+
+def ends(diary: Sequence[Any]) -> list[str]:
+    """How each step ended."""
+    return [entry for entry in diary if isinstance(entry, str)]
+
+
+def test_a_step_that_the_guard_objects_to_is_discarded_reported_with_all_ranks_rows_and_not_counted() -> None:
+    engine = ScriptedEngine(rank=1, world_size=2, losses={1: math.nan})
+    reports = run(engine)
+    assert ends(engine.diary) == ["apply", "discard", "apply", "apply"]
+    assert [report.is_applied for report in reports] == [True, False, True, True]
+    assert [report.optimiser_steps for report in reports] == [1, 1, 2, 3]
+    rows = rows_of_step(1, rows_per_step=6, rows=10, seed=3)
+    named = tuple(f"{epoch}/{row}" for epoch, row in zip(*rows[:2], strict=True))
+    assert [report.decision for report in reports] == [Apply(), Skip("the loss is nan", named), Apply(), Apply()]
+    assert set(reports[1].row_ids) < set(named)
+    assert math.isnan(reports[1].grad_norm)
+
+
+def test_what_the_engine_skips_counts_for_the_guard_too() -> None:
+    reports = run(ScriptedEngine(skips=[1]))
+    assert isinstance(reports[1].decision, Skip)
+    assert reports[1].decision.reason == "the gradient norm is 1.0"
+    assert [report.memory.skipped_in_a_row for report in reports] == [0, 1, 0, 0]
+
+
+def test_too_many_skips_in_a_row_end_the_run_after_hooks_saw_the_last_one() -> None:
+    seen: list[StepReport] = []
+    engine = ScriptedEngine(skips=[1], losses={2: math.inf})  # one by the engine, one by the guard
+    with pytest.raises(GuardError, match=r"step 2: the loss is inf; 2 steps in a row .* Rows of this step: 1/\d, ") as raised:
+        run(engine, guard=GuardConfig(stop_after=2), hooks=[seen.append])
+    assert raised.value.exit_code == 1
+    assert [type(report.decision) for report in seen] == [Apply, Skip, GiveUp]
+    assert ends(engine.diary) == ["apply", "apply", "discard"]
+
+
+@pytest.mark.parametrize("start", range(1, 8))
+def test_a_resumed_run_skips_the_steps_that_the_undisturbed_one_skips(start: int) -> None:
+    losses = {0: 2.0, 1: 2.1, 2: 2.0, 3: 9.0, 4: math.nan, 5: 2.2, 6: 4.5, 7: 2.0}
+    guard = GuardConfig(spike_factor=2, window=3, stop_after=3)
+    whole = run(ScriptedEngine(losses=losses), steps=8, guard=guard)
+    assert [report.is_applied for report in whole] == [True, True, True, False, False, True, False, True]
+    engine = ScriptedEngine(losses=losses)
+    engine.begun = start
+    before = whole[start - 1]
+    tail = run(engine, steps=8, guard=guard, start_step=start, optimiser_steps=before.optimiser_steps, memory=before.memory)
+    assert [(r.decision, r.memory, r.optimiser_steps) for r in tail] == [(r.decision, r.memory, r.optimiser_steps) for r in whole[start:]]
 
 
 def test_a_hook_that_stops_ends_the_run_after_the_other_hooks_saw_the_step() -> None:

@@ -69,6 +69,16 @@ def test_a_dry_run_tells_everything_and_creates_nothing(
     assert FinetuneConfig.model_validate(planned.recipe) == made
 
 
+def test_a_plan_tells_what_learns_at_which_share_of_the_rate_and_refuses_to_freeze_more_than_there_is(
+    encoder: Path, tmp_path: Path, raybert_home: Path
+) -> None:
+    made = recipe(encoder, tmp_path / "data", freeze=1, optimiser={"layer_decay": 0.5})
+    assert plan("finetune", made).learning_rates == {"embeddings": 0.0, "layer 1": 0.0, "layer 2": 0.5, "head": 1.0}
+    assert plan("finetune", recipe(encoder, tmp_path / "data")).learning_rates is None
+    with pytest.raises(InputError, match="freeze: 3, but the encoder has 2 layers"):
+        plan("finetune", recipe(encoder, tmp_path / "data", freeze=3))
+
+
 def test_a_plan_tells_what_the_checks_warn_of(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
     file = tmp_path / "rows.csv"
     rows = [f"good movie number {i},positive\nbad movie number {i},negative" for i in range(20)]
