@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from foundation.bundle import sha256_of
 from foundation.errors import RunError
 from foundation.home import write_json
+from training.loss_scale import LossScale
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -54,6 +55,8 @@ class Progress:
     """Steps that the optimiser applied."""
     evaluations: tuple[tuple[int, float], ...] = ()
     """(steps finished, score) of each evaluation so far; early stopping is a function of these."""
+    loss_scale: LossScale | None = None
+    """Of fp16, for the next step."""
 
 
 def write_fragments(folder: Path, rank: int, fragments: Iterable[Fragment]) -> dict[str, Any]:
@@ -90,6 +93,7 @@ def write_manifest(
         "step": progress.step,
         "optimiser_steps": progress.optimiser_steps,
         "evaluations": [list(item) for item in progress.evaluations],
+        "loss_scale": asdict(progress.loss_scale) if progress.loss_scale else None,
         "written_by": dict(written_by),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "files": dict(files),
@@ -107,6 +111,7 @@ class Checkpoint:
             step=manifest["step"],
             optimiser_steps=manifest["optimiser_steps"],
             evaluations=tuple((int(step), float(score)) for step, score in manifest["evaluations"]),
+            loss_scale=LossScale(**manifest["loss_scale"]) if manifest.get("loss_scale") else None,
         )
         self._index: dict[str, list[tuple[int, Path]]] = {name: [] for name in self.shapes}
         self._open = {name: safe_open(folder / name, framework="pt") for name in sorted(manifest["files"])}

@@ -21,6 +21,8 @@ from foundation.home import home, new_run_id
 from foundation.references import check_model_folder, resolve
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
+from training.hardware import decide
+from training.probe import probe_plan
 from training.vocabulary import check_encoder
 
 Verb = Literal["pretrain", "finetune"]
@@ -41,6 +43,10 @@ class TrainPlan:
     steps: int
     rows: int
     engine: str
+    hardware: dict[str, Any] | None
+    """What the decisions are made for; None when only the workers will know their GPUs."""
+    decisions: dict[str, Any] | None
+    """Precision, attention, compilation and communication, each with its reason; None when they are made on the workers."""
     deepspeed: dict[str, Any] | None
     cpus: float
     gpus: float
@@ -74,9 +80,9 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
     else:
         rows = _packed_rows(recipe, resolved.location)
-    deepspeed = None
-    if recipe.engine == "deepspeed":
-        deepspeed = deepspeed_config(recipe)
+    hardware = probe_plan(recipe)
+    decisions = decide(hardware, recipe) if hardware else None
+    deepspeed = deepspeed_config(recipe, decisions) if recipe.engine == "deepspeed" else None
     run_id = new_run_id(verb)
     parameters = count_parameters(Path(resolved.location))
     disk = None if parameters is None else run_bytes(parameters, recipe)
@@ -90,6 +96,8 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         steps=total_steps(recipe, rows),
         rows=rows,
         engine=recipe.engine,
+        hardware=asdict(hardware) if hardware else None,
+        decisions=decisions.as_json() if decisions else None,
         deepspeed=deepspeed,
         cpus=recipe.workers.count * recipe.workers.cpus_each,
         gpus=recipe.workers.count * recipe.workers.gpus_each,

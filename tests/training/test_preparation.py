@@ -1,0 +1,243 @@
+"""What precision, loss scaling, activation checkpointing and compilation may change of a step, and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foundation.errors import ConfigError
+from tests.support.gang import Task, run_gangs, run_task
+from tests.support.tiny import make_encoder, make_roberta_encoder
+from training.assembly import Assembly, assemble, torch_engine
+from training.checkpoint import Checkpoint, Progress, write_manifest
+from training.config import FinetuneConfig
+from training.engine import TorchEngine
+from training.hardware import Hardware, decide
+from training.loss_scale import GROWTH_STEPS, LossScale
+from training.preparation import checkpoint_activations, compile_encoder, first_loss_scale
+
+STEPS = 12
+NEAR = 0.1
+"""Share by which losses of 16 bits may differ from fp32 on a model whose wide initial weights exaggerate every rounding."""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoders") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def task(encoder: Path, *, engine: str = "torch", stage: int = 2, recipe: dict[str, Any] | None = None, **more: Any) -> Task:
+    tree = {
+        "data": {"train": "unused"},
+        "rows_per_step": 10,
+        "rows_per_microbatch": 3,
+        "schedule": {"peak_lr": 3e-3},
+        "optimiser": {"clip_norm": 0.5},
+        "workers": {"count": 1 if engine == "torch" else 2},
+        "sharding": {"engine": engine, "zero_stage": stage},
+    }
+    return {"verb": "finetune", "encoder": str(encoder), "steps": STEPS, "recipe": tree | (recipe or {})} | more
+
+
+def gradients(folder: Path, data: Path, *, checkpointed: bool) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of one micro-batch with dropout, its noise from a fixed seed."""
+    recipe = FinetuneConfig.model_validate({"data": {"train": str(data)}, "encoder": str(folder), "max_length": 32, "dropout": 0.2})
+    assembly = assemble(recipe, str(folder))
+    if checkpointed:
+        checkpoint_activations(assembly.model)
+    engine = TorchEngine(assembly.model, assembly.objective, recipe.optimiser)
+    torch.manual_seed(7)
+    loss = engine.accumulate(first_batch(assembly), scale=0.1)
+    return loss, [parameter.grad for parameter in assembly.model.parameters() if parameter.grad is not None]
+
+
+def first_batch(assembly: Assembly, rows: int = 8) -> dict[str, torch.Tensor]:
+    import numpy as np
+
+    from corpus.order import StepRows
+
+    chosen = StepRows(np.zeros(rows, dtype=np.int64), np.arange(rows, dtype=np.int64))
+    batch: dict[str, torch.Tensor] = assembly.objective.batch(chosen, range(rows), 1.0)
+    return batch
+
+
+@pytest.mark.parametrize("make", [make_encoder, make_roberta_encoder], ids=["bert", "roberta"])
+def test_activation_checkpointing_changes_neither_loss_nor_gradients_nor_noise(make: Any, tmp_path: Path) -> None:
+    from tests.support.tiny import write_reviews
+
+    folder, data = make(tmp_path / "encoder"), write_reviews(tmp_path / "reviews.csv")
+    plain_loss, plain = gradients(folder, data, checkpointed=False)
+    loss, found = gradients(folder, data, checkpointed=True)
+    assert loss == plain_loss
+    assert len(found) == len(plain) > 0
+    assert all(torch.allclose(mine, theirs, rtol=0, atol=1e-6) for mine, theirs in zip(found, plain, strict=True))
+
+
+def test_activation_checkpointing_runs_each_layer_again_in_the_backward_pass(encoder: Path, tmp_path: Path) -> None:
+    from encoder.loading import new_classifier
+
+    model = new_classifier(str(encoder), ["a", "b"], seed=0)
+    calls = [0]
+    model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    checkpoint_activations(model)
+    model.train()
+    model(input_ids=torch.tensor([[2, 50, 3]])).logits.sum().backward()
+    assert calls == [2]
+
+
+def test_a_family_that_cannot_checkpoint_activations_is_refused_by_the_key(encoder: Path) -> None:
+    from encoder.loading import new_classifier
+
+    model = new_classifier(str(encoder), ["a", "b"], seed=0)
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(ConfigError, match="activation_checkpointing: models of type bert cannot"):
+        checkpoint_activations(model)
+
+
+def test_bf16_trains_near_fp32_over_fp32_weights(encoder: Path, tmp_path: Path) -> None:
+    plain = run_task(task(encoder))
+    found = run_task(task(encoder, recipe={"precision": "bf16"}, save_to=str(tmp_path / "saved")))
+    assert found["losses"] != plain["losses"]
+    assert found["losses"] == pytest.approx(plain["losses"], rel=NEAR)
+    assert found["losses"][-1] < found["losses"][0]
+    saved = Checkpoint.open(tmp_path / "saved").read("param", "classifier.weight")
+    assert (saved != saved.bfloat16().float()).any(), "weights were rounded to bf16"
+
+
+def test_fp16_trains_near_fp32_with_losses_scaled(encoder: Path) -> None:
+    # A recipe refuses fp16 on CPUs; PyTorch computes it there, slowly, so the engine's own path can be tested.
+    from tests.support.gang import _parts
+    from training.assembly import loop_arguments
+    from training.loop import train
+
+    recipe, model, objective = _parts(task(encoder))
+    engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale())
+    losses = [report.loss for report in train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS))]
+    assert losses == pytest.approx(run_task(task(encoder))["losses"], rel=NEAR)
+    assert engine.loss_scale == LossScale(finite_steps=STEPS)
+
+
+def test_scaling_losses_by_powers_of_two_changes_no_bit_of_a_run(encoder: Path) -> None:
+    plain, scaled = run_task(task(encoder)), run_task(task(encoder, loss_scale=[1024.0, 0]))
+    assert (scaled["losses"], scaled["norms"]) == (plain["losses"], plain["norms"])
+    assert scaled["loss_scale"] == [1024.0, STEPS]
+
+
+def test_an_overflow_halves_the_scale_skips_the_step_and_keeps_the_weights(encoder: Path, tmp_path: Path) -> None:
+    found = run_task(task(encoder, loss_scale=[1024.0, 3], poisoned=4, scratch=str(tmp_path / "scratch")))
+    assert found["is_applied"] == [step != 4 for step in range(STEPS)]
+    assert found["kept"]
+    assert found["loss_scale"] == [512.0, STEPS - 5]
+
+
+def test_the_scale_is_a_function_of_what_became_of_each_step() -> None:
+    scale = LossScale(1024.0)
+    assert scale.after(False) == LossScale(512.0)
+    assert scale.after(True) == LossScale(1024.0, 1)
+    assert replace(scale, finite_steps=GROWTH_STEPS - 1).after(True) == LossScale(2048.0)
+    assert replace(scale, finite_steps=9).after(False).finite_steps == 0
+    assert LossScale(1.0).after(False).factor == 1.0
+    assert LossScale(2.0**24, GROWTH_STEPS - 1).after(True).factor == 2.0**24
+
+
+def test_a_checkpoint_carries_the_scale_and_one_without_begins_anew(tmp_path: Path) -> None:
+    t4 = Hardware(gpus_per_node=1, capability=(7, 5))
+    on_gpu = FinetuneConfig.model_validate({"data": {"train": "x"}, "workers": {"gpus_each": 1}})
+    decisions = decide(t4, on_gpu)
+    for name, scale in (("with", LossScale(4.0, 2)), ("without", None)):
+        write_manifest(make_folder(tmp_path / name), Progress(3, 3, loss_scale=scale), {}, {}, {})
+        found = Checkpoint.open(tmp_path / name)
+        assert found.progress.loss_scale == scale
+        assert first_loss_scale(decisions, found) == scale or LossScale()
+    assert first_loss_scale(decisions, None) == LossScale()
+    assert first_loss_scale(decide(Hardware(), on_gpu.model_copy(update={"precision": "fp32"})), None) is None
+
+
+def make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_compiled_encoder_keeps_the_names_of_its_parameters(encoder: Path, tmp_path: Path) -> None:
+    from tests.support.tiny import write_reviews
+
+    data = write_reviews(tmp_path / "reviews.csv")
+    made = FinetuneConfig.model_validate({"data": {"train": str(data)}, "encoder": str(encoder), "max_length": 32})
+    names = [
+        torch_engine(
+            assemble(recipe, str(encoder)), recipe, decide(Hardware(), recipe), device=torch.device("cpu"), checkpoint=None
+        ).shapes()
+        for recipe in (made, made.model_copy(update={"compile": "on"}))
+    ]
+    assert names[0] == names[1]
+    model = assemble(made, str(encoder)).model
+    compile_encoder(model)
+    assert model.base_model._compiled_call_impl is not None
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_trains_as_the_plain_one_does(encoder: Path) -> None:
+    plain, found = run_task(task(encoder)), run_task(task(encoder, recipe={"compile": "on"}))
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(plain["norms"], rel=1e-4)
+    assert found["metrics"] == pytest.approx(plain["metrics"], rel=1e-4)
+
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def sharded(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("gangs")
+    tasks: dict[str, Task] = {}
+    for stage in STAGES:
+        at: dict[str, Any] = {"engine": "deepspeed", "stage": stage}
+        tasks[f"bf16-{stage}"] = task(encoder, recipe={"precision": "bf16"}, **at)
+        tasks[f"checkpointed-{stage}"] = task(encoder, recipe={"activation_checkpointing": True}, **at)
+        tasks[f"scaled-{stage}"] = task(encoder, loss_scale=[1024.0, 3], poisoned=4, scratch=str(folder / f"scratch-{stage}"), **at)
+    return run_gangs({2: tasks}, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sharded_engine_trains_in_bf16_near_fp32(stage: int, sharded: dict[str, dict[str, Any]], encoder: Path) -> None:
+    plain, found = run_task(task(encoder)), sharded[f"bf16-{stage}"]
+    assert found["losses"] != pytest.approx(plain["losses"], rel=1e-5), "the autocast inside the model was switched off"
+    assert found["losses"] == pytest.approx(plain["losses"], rel=NEAR)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sharded_engine_checkpoints_activations_without_other_numbers(
+    stage: int, sharded: dict[str, dict[str, Any]], encoder: Path
+) -> None:
+    plain, found = run_task(task(encoder)), sharded[f"checkpointed-{stage}"]
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(plain["norms"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sharded_engine_scales_losses_as_the_reference_does(
+    stage: int, sharded: dict[str, dict[str, Any]], encoder: Path, tmp_path: Path
+) -> None:
+    plain = run_task(task(encoder, poisoned=4, scratch=str(tmp_path / "scratch")))
+    found = sharded[f"scaled-{stage}"]
+    assert found["is_applied"] == plain["is_applied"]
+    assert found["kept"]
+    assert found["losses"][:4] + found["losses"][5:] == pytest.approx(plain["losses"][:4] + plain["losses"][5:], rel=1e-5)
+    assert found["norms"][:4] + found["norms"][5:] == pytest.approx(plain["norms"][:4] + plain["norms"][5:], rel=1e-4)
+    assert found["loss_scale"] == [512.0, STEPS - 5]
