@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from corpus.config import LabelledDataConfig
 from foundation.config import Config, PathText, RefText
@@ -108,6 +108,12 @@ class RunConfig(Config):
     """Name in the model registry; null registers nothing."""
     record_rows: bool = False
     """Each worker writes the row ids of every applied step, for audits of data order."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        # YAML 1.1 reads on and off as true and false.
+        return ("on" if value else "off") if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _one_torch_worker(self) -> Self:

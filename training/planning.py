@@ -45,8 +45,8 @@ class TrainPlan:
     engine: str
     hardware: dict[str, Any] | None
     """What the decisions are made for; None when only the workers will know their GPUs."""
-    decisions: dict[str, Any] | None
-    """Precision, attention, compilation and communication, each with its reason; None when they are made on the workers."""
+    decisions: dict[str, Any] | str
+    """Precision, attention, compilation and communication, each with its reason; or that they are made on the workers."""
     deepspeed: dict[str, Any] | None
     cpus: float
     gpus: float
@@ -97,7 +97,7 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         rows=rows,
         engine=recipe.engine,
         hardware=asdict(hardware) if hardware else None,
-        decisions=decisions.as_json() if decisions else None,
+        decisions=decisions.as_json() if decisions else "decided on the workers, whose GPUs are not known here",
         deepspeed=deepspeed,
         cpus=recipe.workers.count * recipe.workers.cpus_each,
         gpus=recipe.workers.count * recipe.workers.gpus_each,

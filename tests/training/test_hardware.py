@@ -147,6 +147,11 @@ def test_wishes_that_contradict_each_other_are_refused_with_the_recipe(wish: dic
         recipe(**wish)
 
 
+def test_on_and_off_are_words_although_yaml_reads_them_as_switches() -> None:
+    for word in ("on", "off", "auto"):
+        assert load(PretrainConfig, None, ["data=packed", f"compile={word}"]).compile == word
+
+
 def test_compilation_is_for_gpus_with_kernels_and_whole_parameters() -> None:
     old = replace(T4, capability=(6, 1))
     assert [compilation(place).value for place in (NO_GPU, old, T4)] == [False, False, True]

@@ -22,8 +22,9 @@ from training.loss_scale import GROWTH_STEPS, LossScale
 from training.preparation import checkpoint_activations, compile_encoder, first_loss_scale
 
 STEPS = 12
-NEAR = 0.1
-"""Share by which losses of 16 bits may differ from fp32 on a model whose wide initial weights exaggerate every rounding."""
+NEAR = 0.05
+"""Share by which losses of 16 bits may differ from fp32, at a rate that does not exaggerate every rounding."""
+CALM = {"schedule": {"peak_lr": 3e-4}}
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +109,11 @@ def test_a_family_that_cannot_checkpoint_activations_is_refused_by_the_key(encod
 
 
 def test_bf16_trains_near_fp32_over_fp32_weights(encoder: Path, tmp_path: Path) -> None:
-    plain = run_task(task(encoder))
-    found = run_task(task(encoder, recipe={"precision": "bf16"}, save_to=str(tmp_path / "saved")))
+    plain = run_task(task(encoder, recipe=CALM))
+    found = run_task(task(encoder, recipe={**CALM, "precision": "bf16"}, save_to=str(tmp_path / "saved")))
     assert found["losses"] != plain["losses"]
     assert found["losses"] == pytest.approx(plain["losses"], rel=NEAR)
-    assert found["losses"][-1] < found["losses"][0]
+    assert sum(found["losses"][-4:]) < sum(found["losses"][:4])
     saved = Checkpoint.open(tmp_path / "saved").read("param", "classifier.weight")
     assert (saved != saved.bfloat16().float()).any(), "weights were rounded to bf16"
 
@@ -123,10 +124,10 @@ def test_fp16_trains_near_fp32_with_losses_scaled(encoder: Path) -> None:
     from training.assembly import loop_arguments
     from training.loop import train
 
-    recipe, model, objective = _parts(task(encoder))
+    recipe, model, objective = _parts(task(encoder, recipe=CALM))
     engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale())
     losses = [report.loss for report in train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS))]
-    assert losses == pytest.approx(run_task(task(encoder))["losses"], rel=NEAR)
+    assert losses == pytest.approx(run_task(task(encoder, recipe=CALM))["losses"], rel=NEAR)
     assert engine.loss_scale == LossScale(finite_steps=STEPS)
 
 
@@ -205,7 +206,7 @@ def sharded(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     tasks: dict[str, Task] = {}
     for stage in STAGES:
         at: dict[str, Any] = {"engine": "deepspeed", "stage": stage}
-        tasks[f"bf16-{stage}"] = task(encoder, recipe={"precision": "bf16"}, **at)
+        tasks[f"bf16-{stage}"] = task(encoder, recipe={**CALM, "precision": "bf16"}, **at)
         tasks[f"checkpointed-{stage}"] = task(encoder, recipe={"activation_checkpointing": True}, **at)
         tasks[f"scaled-{stage}"] = task(encoder, loss_scale=[1024.0, 3], poisoned=4, scratch=str(folder / f"scratch-{stage}"), **at)
     return run_gangs({2: tasks}, folder)
@@ -214,7 +215,7 @@ def sharded(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sharded_engine_trains_in_bf16_near_fp32(stage: int, sharded: dict[str, dict[str, Any]], encoder: Path) -> None:
-    plain, found = run_task(task(encoder)), sharded[f"bf16-{stage}"]
+    plain, found = run_task(task(encoder, recipe=CALM)), sharded[f"bf16-{stage}"]
     assert found["losses"] != pytest.approx(plain["losses"], rel=1e-5), "the autocast inside the model was switched off"
     assert found["losses"] == pytest.approx(plain["losses"], rel=NEAR)
 
