@@ -66,7 +66,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     from training.loss_scale import LossScale
     from training.preparation import prepare
 
-    recipe, model, objective = _parts(task)
+    recipe, model, objective = parts(task)
     checkpoint = Checkpoint.open(Path(task["start_from"])) if task.get("start_from") else None
     decisions = decide(Hardware(), recipe)
     prepare(model, recipe, decisions)
@@ -147,7 +147,7 @@ class _Poisoned:
         return load_file(self._scratch / name / file)
 
 
-def _parts(task: Task) -> tuple[Any, Any, Any]:
+def parts(task: Task) -> tuple[Any, Any, Any]:
     """Recipe, model, objective."""
     import numpy as np
 

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from foundation.errors import ConfigError
-from tests.support.gang import Task, run_gangs, run_task
-from tests.support.tiny import make_encoder, make_roberta_encoder
-from training.assembly import Assembly, assemble, torch_engine
+from tests.support.gang import Task, parts, run_gangs, run_task
+from tests.support.tiny import make_encoder
+from training.assembly import loop_arguments
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig
 from training.engine import TorchEngine
 from training.hardware import Hardware, decide
+from training.loop import train
 from training.loss_scale import GROWTH_STEPS, LossScale
 from training.preparation import checkpoint_activations, compile_encoder, first_loss_scale
 
@@ -53,56 +55,61 @@ def task(encoder: Path, *, engine: str = "torch", stage: int = 2, recipe: dict[s
     return {"verb": "finetune", "encoder": str(encoder), "steps": STEPS, "recipe": tree | (recipe or {})} | more
 
 
-def gradients(folder: Path, data: Path, *, checkpointed: bool) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients of one micro-batch with dropout, its noise from a fixed seed."""
-    recipe = FinetuneConfig.model_validate({"data": {"train": str(data)}, "encoder": str(folder), "max_length": 32, "dropout": 0.2})
-    assembly = assemble(recipe, str(folder))
-    if checkpointed:
-        checkpoint_activations(assembly.model)
-    engine = TorchEngine(assembly.model, assembly.objective, recipe.optimiser)
-    torch.manual_seed(7)
-    loss = engine.accumulate(first_batch(assembly), scale=0.1)
-    return loss, [parameter.grad for parameter in assembly.model.parameters() if parameter.grad is not None]
+FAMILIES = ("bert", "roberta", "distilbert", "modernbert")
 
 
-def first_batch(assembly: Assembly, rows: int = 8) -> dict[str, torch.Tensor]:
-    import numpy as np
-
-    from corpus.order import StepRows
-
-    chosen = StepRows(np.zeros(rows, dtype=np.int64), np.arange(rows, dtype=np.int64))
-    batch: dict[str, torch.Tensor] = assembly.objective.batch(chosen, range(rows), 1.0)
-    return batch
-
-
-@pytest.mark.parametrize("make", [make_encoder, make_roberta_encoder], ids=["bert", "roberta"])
-def test_activation_checkpointing_changes_neither_loss_nor_gradients_nor_noise(make: Any, tmp_path: Path) -> None:
-    from tests.support.tiny import write_reviews
-
-    folder, data = make(tmp_path / "encoder"), write_reviews(tmp_path / "reviews.csv")
-    plain_loss, plain = gradients(folder, data, checkpointed=False)
-    loss, found = gradients(folder, data, checkpointed=True)
-    assert loss == plain_loss
-    assert len(found) == len(plain) > 0
-    assert all(torch.allclose(mine, theirs, rtol=0, atol=1e-6) for mine, theirs in zip(found, plain, strict=True))
+def family(kind: str) -> Any:
+    """A tiny classifier of a model family, untrained, with dropout."""
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    dropout = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    config: Any
+    match kind:
+        case "bert":
+            config = transformers.BertConfig(**sizes, **dropout)
+        case "roberta":
+            config = transformers.RobertaConfig(**sizes, **dropout)
+        case "distilbert":
+            config = transformers.DistilBertConfig(vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=64, dropout=0.2)
+        case _:
+            config = transformers.ModernBertConfig(**sizes, attention_dropout=0.2, mlp_dropout=0.2, pad_token_id=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return transformers.AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
 
 
-def test_activation_checkpointing_runs_each_layer_again_in_the_backward_pass(encoder: Path, tmp_path: Path) -> None:
-    from encoder.loading import new_classifier
-
-    model = new_classifier(str(encoder), ["a", "b"], seed=0)
-    calls = [0]
-    model.bert.encoder.layer[0].attention.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    checkpoint_activations(model)
+def gradients(model: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits and gradients of one batch in training, its noise from a fixed seed."""
     model.train()
-    model(input_ids=torch.tensor([[2, 50, 3]])).logits.sum().backward()
-    assert calls == [2]
+    torch.manual_seed(7)
+    logits = model(input_ids=torch.arange(2, 50).reshape(4, 12), attention_mask=torch.ones(4, 12, dtype=torch.long)).logits
+    logits.square().sum().backward()
+    return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_a_family_that_cannot_checkpoint_activations_is_refused_by_the_key(encoder: Path) -> None:
-    from encoder.loading import new_classifier
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_activation_checkpointing_changes_neither_logits_nor_gradients_nor_noise(kind: str) -> None:
+    model = family(kind)
+    checkpoint_activations(model)
+    plain_logits, plain = gradients(family(kind))
+    logits, found = gradients(model)
+    assert torch.equal(logits, plain_logits)
+    assert found.keys() == plain.keys()
+    assert all(torch.allclose(found[name], plain[name], rtol=0, atol=1e-6) for name in plain)
 
-    model = new_classifier(str(encoder), ["a", "b"], seed=0)
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_activation_checkpointing_computes_each_layer_again_in_the_backward_pass(kind: str) -> None:
+    model = family(kind)
+    first = next(module for name, module in model.base_model.named_modules() if isinstance(module, torch.nn.Linear) and ".0." in name)
+    calls: list[str] = []
+    first.register_forward_hook(lambda *_: calls.append("computed"))
+    checkpoint_activations(model)
+    gradients(model)
+    assert calls == ["computed"] * 2
+
+
+def test_a_family_that_cannot_checkpoint_activations_is_refused_by_the_key() -> None:
+    model = family("bert")
     model.supports_gradient_checkpointing = False
     with pytest.raises(ConfigError, match="activation_checkpointing: models of type bert cannot"):
         checkpoint_activations(model)
@@ -120,11 +127,8 @@ def test_bf16_trains_near_fp32_over_fp32_weights(encoder: Path, tmp_path: Path) 
 
 def test_fp16_trains_near_fp32_with_losses_scaled(encoder: Path) -> None:
     # A recipe refuses fp16 on CPUs; PyTorch computes it there, slowly, so the engine's own path can be tested.
-    from tests.support.gang import _parts
-    from training.assembly import loop_arguments
-    from training.loop import train
 
-    recipe, model, objective = _parts(task(encoder, recipe=CALM))
+    recipe, model, objective = parts(task(encoder, recipe=CALM))
     engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale())
     losses = [report.loss for report in train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS))]
     assert losses == pytest.approx(run_task(task(encoder, recipe=CALM))["losses"], rel=NEAR)
@@ -172,21 +176,14 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def test_a_compiled_encoder_keeps_the_names_of_its_parameters(encoder: Path, tmp_path: Path) -> None:
-    from tests.support.tiny import write_reviews
-
-    data = write_reviews(tmp_path / "reviews.csv")
-    made = FinetuneConfig.model_validate({"data": {"train": str(data)}, "encoder": str(encoder), "max_length": 32})
-    names = [
-        torch_engine(
-            assemble(recipe, str(encoder)), recipe, decide(Hardware(), recipe), device=torch.device("cpu"), checkpoint=None
-        ).shapes()
-        for recipe in (made, made.model_copy(update={"compile": "on"}))
-    ]
-    assert names[0] == names[1]
-    model = assemble(made, str(encoder)).model
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_encoder_is_compiled_in_place_and_its_parameters_keep_their_names(kind: str) -> None:
+    model = family(kind)
+    names = list(model.state_dict())
     compile_encoder(model)
     assert model.base_model._compiled_call_impl is not None
+    assert list(model.state_dict()) == names
+    assert [name for name, _ in model.named_parameters() if "_orig_mod" in name] == []
 
 
 @pytest.mark.slow
