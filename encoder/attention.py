@@ -63,11 +63,10 @@ class Layout:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Layout:
         """The layout with its tensors on ``device``."""
-        moved = {"ends": self.ends.to(device, non_blocking=non_blocking)}
-        if self.fold is None:
-            return replace(self, **moved)
-        fold = Fold(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(self.fold).values()))
-        return replace(self, fold=fold, **moved)
+        fold = self.fold
+        if fold is not None:
+            fold = Fold(*(tensor.to(device, non_blocking=non_blocking) for tensor in vars(fold).values()))
+        return replace(self, ends=self.ends.to(device, non_blocking=non_blocking), fold=fold)
 
 
 def layout(lengths: Sequence[int], kind: Kind) -> Layout:
@@ -135,15 +134,16 @@ def attend(
 
 def _by_runs(states: list[torch.Tensor], layout: Layout, window: int | None, dropout: float, scaling: float | None) -> torch.Tensor:
     runs = layout.runs()
-    parts = zip(*(state.split([count * size for count, size in runs]) for state in states), strict=True)
+    tokens = [count * size for count, size in runs]
+    parts = zip(*(torch.split(state, tokens) for state in states), strict=True)
     outputs = []
     for (count, size), part in zip(runs, parts, strict=True):
-        heads = [state.reshape(count, size, *state.shape[1:]).transpose(1, 2) for state in part]
+        query, key, value = (state.reshape(count, size, *state.shape[1:]).transpose(1, 2) for state in part)
         mask = None
         if window is not None and window < size:
-            place = torch.arange(size, device=heads[0].device)
+            place = torch.arange(size, device=query.device)
             mask = (place[:, None] - place[None, :]).abs() < window
-        output = scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
         outputs.append(output.transpose(1, 2).reshape(count * size, *part[0].shape[1:]))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
@@ -152,11 +152,11 @@ def _by_block(states: list[torch.Tensor], layout: Layout, window: int | None, dr
     fold = layout.fold
     assert fold is not None
     shape = fold.document_BT.shape
-    heads = [state.index_select(0, fold.sources_BT).unflatten(0, shape).transpose(1, 2) for state in states]
+    query, key, value = (state.index_select(0, fold.sources_BT).view(*shape, *state.shape[1:]).transpose(1, 2) for state in states)
     mask = fold.document_BT[:, :, None] == fold.document_BT[:, None, :]
     if window is not None:
         mask = mask & ((fold.offset_BT[:, :, None] - fold.offset_BT[:, None, :]).abs() < window)
-    output = scaled_dot_product_attention(*heads, attn_mask=mask.unsqueeze(1), dropout_p=dropout, scale=scaling)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask.unsqueeze(1), dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).flatten(0, 1).index_select(0, fold.places_N)
 
 

@@ -149,8 +149,8 @@ def check_same(model: Any, kind: Kind, *, vocabulary: int) -> None:
     theirs = torch.cat(alone)
     difference = float((ours.float() - theirs.float()).abs().max()) if ours.shape == theirs.shape else float("inf")
     # 16-bit attention kernels round more coarsely; what must be caught is off by whole units.
-    limit = _TOLERANCE if ours.dtype == torch.float32 and kind != "varlen" else 0.1
-    if not difference <= limit:
+    most = _TOLERANCE if ours.dtype == torch.float32 and kind != "varlen" else 0.1
+    if not difference <= most:
         raise EncoderError(
             f"{_family(model)}: logits without padding differ by {difference:.2g} from those of each document alone; {_REMEDY}"
         )
@@ -184,7 +184,7 @@ def _forward(model: Any, found: Documents) -> Any:
         given["token_type_ids"] = found.types_N.unsqueeze(0)
     if getattr(model.config, "sliding_window", None) is None:
         return model(**given)
-    # Built by transformers, its masks would be N × N; ``attend`` knows window and documents. Not given to the model: its head may pool by it.
+    # Built by transformers, its masks would be N × N; ``attend`` knows window and documents. Not given to the head, which may pool by it.
     handle = model.base_model.register_forward_pre_hook(_without_masks, with_kwargs=True)
     try:
         return model(**given)

@@ -24,10 +24,12 @@ from training.checkpoint import Checkpoint
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.division import microbatches_of_rank
 from training.engine import TorchEngine
+from training.hardware import Decisions
 from training.loop import Engine
 from training.objectives import Classification, MaskedLanguageModel, check_pretrainable
 from training.optimisers import freeze
 from training.planning import read_labelled, total_steps
+from training.preparation import first_loss_scale, prepare
 from training.schedule import learning_rate
 from training.vocabulary import check_vocabularies
 
@@ -133,9 +135,20 @@ def _continuing(tokenizer: Any, vocabulary: int, encoder: str) -> Any:
     return continues
 
 
-def torch_engine(assembly: Assembly, recipe: RunConfig, *, device: torch.device, checkpoint: Checkpoint | None) -> TorchEngine:
+def torch_engine(
+    assembly: Assembly, recipe: RunConfig, decisions: Decisions, *, device: torch.device, checkpoint: Checkpoint | None
+) -> TorchEngine:
     """The reference engine over an assembly."""
-    return TorchEngine(assembly.model, assembly.objective, recipe.optimiser, device=device, checkpoint=checkpoint)
+    prepare(assembly.model, recipe, decisions)
+    return TorchEngine(
+        assembly.model,
+        assembly.objective,
+        recipe.optimiser,
+        device=device,
+        checkpoint=checkpoint,
+        precision=decisions.precision.value,
+        loss_scale=first_loss_scale(decisions, checkpoint),
+    )
 
 
 def rate_of(recipe: RunConfig, steps: int) -> Callable[[int], float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from foundation.bundle import sha256_of
 from foundation.errors import RunError
 from foundation.home import write_json
 from training.guard import FRESH, Memory
+from training.loss_scale import LossScale
 
 MANIFEST = "checkpoint.json"
 FORMAT_VERSION = 1
@@ -58,6 +59,8 @@ class Progress:
     """(steps finished, score) of each evaluation so far; early stopping is a function of these."""
     guard: Memory = FRESH
     """What the guard remembers of the steps before, so that a resumed run skips the same ones."""
+    loss_scale: LossScale | None = None
+    """Of fp16, for the next step."""
 
 
 def write_fragments(folder: Path, rank: int, fragments: Iterable[Fragment]) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def write_manifest(
         "optimiser_steps": progress.optimiser_steps,
         "evaluations": [list(item) for item in progress.evaluations],
         "guard": {"losses": list(progress.guard.losses), "skipped_in_a_row": progress.guard.skipped_in_a_row},
+        "loss_scale": asdict(progress.loss_scale) if progress.loss_scale else None,
         "written_by": dict(written_by),
         "shapes": {name: list(shape) for name, shape in shapes.items()},
         "files": dict(files),
@@ -113,6 +117,7 @@ class Checkpoint:
             optimiser_steps=manifest["optimiser_steps"],
             evaluations=tuple((int(step), float(score)) for step, score in manifest["evaluations"]),
             guard=_memory(manifest.get("guard", {})),
+            loss_scale=LossScale(**manifest["loss_scale"]) if manifest.get("loss_scale") else None,
         )
         self._index: dict[str, list[tuple[int, Path]]] = {name: [] for name in self.shapes}
         self._kinds: dict[str, set[str]] = {name: set() for name in self.shapes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from corpus.config import LabelledDataConfig
 from foundation.config import Config, PathText, RefText
@@ -58,6 +58,16 @@ class RunConfig(Config):
     """What one worker computes at once; only memory and speed depend on it."""
     prefetch_steps: int = Field(2, ge=0)
     """Steps whose batches a thread makes ahead while the engine computes; 0 makes each when it is needed. Only speed depends on it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of forward and backward; weights, optimiser state, loss and the reduction of gradients are fp32 always. auto: bf16 on GPUs that have
+    it, fp16 with loss scaling on older ones, fp32 on CPUs."""
+    attention: Literal["auto", "runs", "varlen", "block"] = "auto"
+    """How documents in one row are kept apart: one call per run of documents of equal length (auto on CPUs), kernels for rows of several
+    documents (auto on GPUs of compute capability 8.0 or more, in 16 bits, without dropout), or a mask (auto on other GPUs)."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """``torch.compile`` of the encoder: auto does so on GPUs; on CPUs it gained nothing."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations a second time in the backward pass, instead of keeping them: a third slower, far less memory."""
     seed: int = 0
     schedule: ScheduleConfig = ScheduleConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -76,6 +86,12 @@ class RunConfig(Config):
     record_rows: bool = False
     """Each worker writes the row ids of every applied step, for audits of data order."""
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        # YAML 1.1 reads on and off as true and false.
+        return ("on" if value else "off") if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _one_torch_worker(self) -> Self:
         if self.sharding.engine == "torch" and self.workers.count > 1:
@@ -89,6 +105,31 @@ class RunConfig(Config):
         if reason := carried_by(self.optimiser.kind, self.engine, self.sharding.zero_stage):
             raise ValueError(reason)
         return self
+
+    def _computable(self) -> Self:
+        # What no hardware can do; what only some can, is refused in ``hardware.py``.
+        if self.workers.gpus_each <= 0:
+            if self.precision == "fp16":
+                raise ValueError("precision is fp16, but workers.gpus_each is 0 and a CPU has no units for it; use precision=auto")
+            if self.attention == "varlen":
+                raise ValueError("attention is varlen, but workers.gpus_each is 0 and its kernels are for GPUs; use attention=auto")
+        if self.attention == "varlen" and self.precision == "fp32":
+            raise ValueError("attention is varlen, whose kernels take 16 bits, but precision is fp32; use precision=auto or attention=auto")
+        if self.attention == "varlen" and self.may_drop_attention:
+            raise ValueError("attention is varlen, whose kernel has no dropout; set dropout=0 or attention=auto")
+        if self.compile == "on" and self.has_sharded_parameters:
+            raise ValueError("compile is on, but sharding.zero_stage 3 gathers parameters inside the model; use compile=auto or ZeRO 2")
+        return self
+
+    @property
+    def may_drop_attention(self) -> bool:
+        """Whether attention may have dropout in training; so it is when the encoder's own configuration decides."""
+        return True
+
+    @property
+    def has_sharded_parameters(self) -> bool:
+        """Whether no worker holds the whole model."""
+        return self.engine == "deepspeed" and self.sharding.zero_stage == 3
 
     @property
     def score(self) -> str:
@@ -169,6 +210,11 @@ class PretrainConfig(RunConfig):
             raise ValueError(f"batch_ramp.first_rows is {self.batch_ramp.first_rows}, more than rows_per_step, {self.rows_per_step}")
         return self
 
+    @property
+    def may_drop_attention(self) -> bool:
+        """Unless dropout is 0."""
+        return self.dropout != 0
+
 
 class FinetuneConfig(RunConfig):
     """Single-label classification."""
@@ -187,6 +233,11 @@ class FinetuneConfig(RunConfig):
     """Ranks checkpoints and trials, on validation rows."""
     gates: dict[str, float] = Field(default_factory=dict)
     """Metric to least value on test rows; `raybert evaluate` checks them, promotion needs them."""
+
+    @property
+    def may_drop_attention(self) -> bool:
+        """Unless dropout is 0."""
+        return self.dropout != 0
 
     @property
     def score(self) -> str:

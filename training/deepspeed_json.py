@@ -10,8 +10,10 @@ from typing import Any
 
 from foundation.errors import ConfigError
 from training.config import RunConfig
+from training.hardware import ONE_NODE_BUCKET, Decisions
 
-_PRECISION = "the precision, fp32 in this version"
+# Autocast runs inside the model (engine.py), with fp32 weights and gradients, so DeepSpeed sees fp32 whatever the precision.
+_PRECISION = "precision"
 
 # Keys of a DeepSpeed JSON that the recipe decides elsewhere.
 _OWNED = {
@@ -32,8 +34,12 @@ _OWNED = {
 }
 
 
-def deepspeed_config(recipe: RunConfig) -> dict[str, Any]:
+def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> dict[str, Any]:
     """The DeepSpeed JSON of a recipe; pure.
+
+    Args:
+        recipe: The recipe.
+        decisions: What the hardware decides; None, where it is not known yet, renders one node's.
 
     Raises:
         ConfigError: ``sharding.deepspeed`` sets a key that a recipe field owns; the message names both.
@@ -46,6 +52,7 @@ def deepspeed_config(recipe: RunConfig) -> dict[str, Any]:
         if leaf in (raw.get(group, {}) if group else raw):
             raise ConfigError(f"sharding.deepspeed.{key}: contradicts the recipe, where {owner} decides it; remove the key")
     stage = recipe.sharding.zero_stage
+    bucket = decisions.bucket_elements.value if decisions else ONE_NODE_BUCKET
     ours: dict[str, Any] = {
         # DeepSpeed insists on a consistent triple; with our own accumulation nothing reads it.
         "train_micro_batch_size_per_gpu": 1,
@@ -67,12 +74,11 @@ def deepspeed_config(recipe: RunConfig) -> dict[str, Any]:
             "stage": stage,
             "contiguous_gradients": True,
             "reduce_scatter": True,
-            # BERT is small: DeepSpeed's 500 M-element buckets would each be larger than the model.
-            "reduce_bucket_size": 20_000_000,
+            "reduce_bucket_size": bucket,
             "allgather_partitions": True,
-            "allgather_bucket_size": 20_000_000,
+            "allgather_bucket_size": bucket,
             # Overlap needs partitioned gradients, and streams, which a CPU has not.
-            "overlap_comm": stage >= 2 and recipe.workers.gpus_each > 0,
+            "overlap_comm": decisions.overlap_comm.value if decisions else stage >= 2 and recipe.workers.gpus_each > 0,
             "round_robin_gradients": False,
             "load_from_fp32_weights": True,
             "ignore_unused_parameters": True,
@@ -88,7 +94,7 @@ def deepspeed_config(recipe: RunConfig) -> dict[str, Any]:
     if stage == 3:
         ours["zero_optimization"] |= {
             "sub_group_size": 1_000_000_000,
-            "stage3_prefetch_bucket_size": 20_000_000,
+            "stage3_prefetch_bucket_size": bucket,
             "stage3_param_persistence_threshold": 100_000,
             "stage3_max_live_parameters": 1_000_000_000,
             "stage3_max_reuse_distance": 1_000_000_000,

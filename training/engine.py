@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,38 @@ import torch
 from torch import nn
 
 from training.checkpoint import Checkpoint, Fragment, write_fragments
+from training.hardware import Precision
 from training.loop import Applied
+from training.loss_scale import LossScale
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import kept_state, new_optimiser, restore_state, set_rates, state_kinds
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class WithObjective(nn.Module):
-    """A model that answers with its loss or its evaluation counts, so that sharding engines see one forward call."""
+    """A model that answers with its loss or its evaluation counts, so that sharding engines see one forward call.
 
-    def __init__(self, model: nn.Module, objective: ModelObjective) -> None:
+    Precision is applied here, by autocast over fp32 weights: DeepSpeed switches off an autocast around its forward call, not one inside.
+    """
+
+    def __init__(self, model: nn.Module, objective: ModelObjective, precision: Precision = "fp32") -> None:
         super().__init__()
         self.model = model
         self._objective = objective
+        self._dtype = _AUTOCAST.get(precision)
 
     def forward(self, batch: Batch, *, evaluating: bool = False) -> torch.Tensor:
         """Summed loss (scalar), or counts (1-D)."""
-        return self._objective.counts(self.model, batch) if evaluating else self._objective.loss_sum(self.model, batch)
+        with torch.autocast(batch["weight"].device.type, dtype=self._dtype, enabled=self._dtype is not None):
+            return self._objective.counts(self.model, batch) if evaluating else self._objective.loss_sum(self.model, batch)
+
+
+def unscale(parameters: Iterable[nn.Parameter], loss_scale: LossScale) -> None:
+    """Divide gradients by the factor that the loss was multiplied by."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    torch._foreach_mul_(gradients, 1 / loss_scale.factor)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -48,12 +63,15 @@ class TorchEngine:
         *,
         device: torch.device | None = None,
         checkpoint: Checkpoint | None = None,
+        precision: Precision = "fp32",
+        loss_scale: LossScale | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         if checkpoint is not None:
             checkpoint.load_parameters(model)
         self.model = model.to(self.device)
-        self._wrapped = WithObjective(self.model, objective)
+        self._wrapped = WithObjective(self.model, objective, precision)
+        self.loss_scale = loss_scale
         self._config = config
         self._optimiser = new_optimiser(self.model, config)
         self._kinds = state_kinds(self.model, self._optimiser)
@@ -64,18 +82,21 @@ class TorchEngine:
         """Forward and backward of one micro-batch."""
         self._wrapped.train()
         loss = self._wrapped(moved(batch, self.device)) * scale
-        loss.backward()
+        (loss * (self.loss_scale.factor if self.loss_scale else 1.0)).backward()
         return float(loss.detach())
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Clip, step, clear; a gradient that is not finite is skipped."""
         limit = self._config.clip_norm or float("inf")
+        if self.loss_scale:
+            unscale(self.model.parameters(), self.loss_scale)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
         is_finite = norm == norm and norm != float("inf")
         if is_finite:
             set_rates(self._optimiser, learning_rate)
             self._optimiser.step()
         self.discard()
+        self.loss_scale = self.loss_scale.after(is_finite) if self.loss_scale else None
         return Applied(is_applied=is_finite, grad_norm=norm)
 
     def discard(self) -> None:

@@ -24,6 +24,8 @@ from foundation.references import check_model_folder, resolve
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
 from training.depth import count_layers, shares_by_depth
+from training.hardware import decide
+from training.probe import probe_plan
 from training.vocabulary import check_encoder
 
 Verb = Literal["pretrain", "finetune"]
@@ -44,6 +46,10 @@ class TrainPlan:
     steps: int
     rows: int
     engine: str
+    hardware: dict[str, Any] | None
+    """What the decisions are made for; None when only the workers will know their GPUs."""
+    decisions: dict[str, Any] | str
+    """Precision, attention, compilation and communication, each with its reason; or that they are made on the workers."""
     deepspeed: dict[str, Any] | None
     cpus: float
     gpus: float
@@ -80,9 +86,9 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
     else:
         rows = _packed_rows(recipe, resolved.location)
-    deepspeed = None
-    if recipe.engine == "deepspeed":
-        deepspeed = deepspeed_config(recipe)
+    hardware = probe_plan(recipe)
+    decisions = decide(hardware, recipe) if hardware else None
+    deepspeed = deepspeed_config(recipe, decisions) if recipe.engine == "deepspeed" else None
     run_id = new_run_id(verb)
     parameters = count_parameters(Path(resolved.location))
     disk = None if parameters is None else run_bytes(parameters, recipe)
@@ -96,6 +102,8 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         steps=total_steps(recipe, rows),
         rows=rows,
         engine=recipe.engine,
+        hardware=asdict(hardware) if hardware else None,
+        decisions=decisions.as_json() if decisions else "decided on the workers, whose GPUs are not known here",
         deepspeed=deepspeed,
         cpus=recipe.workers.count * recipe.workers.cpus_each,
         gpus=recipe.workers.count * recipe.workers.gpus_each,

@@ -13,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
 
 import torch
 
@@ -24,7 +24,11 @@ from training.assembly import Assembly, assemble, evaluate, is_stale, loop_argum
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Skip
+from training.hardware import Decisions, decide
 from training.loop import Engine, StepReport, Stop, every, train
+from training.loss_scale import LossScale
+from training.preparation import first_loss_scale, prepare
+from training.probe import probe_gang
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 METRICS_FILE = "metrics.jsonl"
@@ -42,14 +46,17 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     recipe = KINDS[payload["verb"]].model_validate(payload["recipe"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     context = ray_train.get_context()
+    device = _device(recipe)
+    hardware = probe_gang(device)
+    decisions = decide(hardware, recipe)
     assembly = assemble(recipe, payload["location"])
     with _resumed(recipe) as checkpoint:
-        engine = _engine(recipe, assembly, checkpoint)
+        engine = _engine(recipe, assembly, decisions, device, checkpoint)
         progress = checkpoint.progress if checkpoint else Progress(0, 0)
     attempt = _agreed(secrets.token_hex(3), context.get_world_size())
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
-    run.record_attempt(context.get_world_size())
+    run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
     hooks = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
@@ -88,26 +95,39 @@ def skipped(decision: Decision) -> dict[str, Any]:
             assert_never(decision)
 
 
+class _RunEngine(Engine, Protocol):
+    """What a run's engines have besides what the loop needs of them."""
+
+    loss_scale: LossScale | None
+    """Of fp16, for the next step."""
+
+
 class _Run:
     """The hooks of one worker: records, evaluation, checkpoints, early stop."""
 
     def __init__(
-        self, recipe: RunConfig, assembly: Assembly, engine: Engine, folder: Path, attempt: str, progress: Progress, last: int
+        self, recipe: RunConfig, assembly: Assembly, engine: _RunEngine, folder: Path, attempt: str, progress: Progress, last: int
     ) -> None:
         self.recipe, self.assembly, self.engine, self.folder = recipe, assembly, engine, folder
         self.attempt, self.progress, self.last = attempt, progress, last
         self.metrics = Recorder(folder / METRICS_FILE) if engine.rank == 0 else None
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
 
-    def record_attempt(self, world_size: int) -> None:
+    def record_attempt(self, world_size: int, **found: Any) -> None:
         began = {"attempt": self.attempt, "step": self.progress.step, "world_size": world_size, "pid": os.getpid()}
         if self.applied:
             self.applied.write("attempt", rank=self.engine.rank, **began)
         if self.metrics:
-            self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, **began)
+            self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, **began, **found)
 
     def record_step(self, report: StepReport) -> None:
-        self.progress = replace(self.progress, step=report.step + 1, optimiser_steps=report.optimiser_steps, guard=report.memory)
+        self.progress = replace(
+            self.progress,
+            step=report.step + 1,
+            optimiser_steps=report.optimiser_steps,
+            guard=report.memory,
+            loss_scale=self.engine.loss_scale,
+        )
         if self.applied:
             self.applied.write("applied", step=report.step, is_applied=report.is_applied, rows=report.row_ids)
         if self.metrics:
@@ -170,15 +190,22 @@ class _Run:
             )
 
 
-def _engine(recipe: RunConfig, assembly: Assembly, checkpoint: Checkpoint | None) -> Any:
-    device = _device(recipe)
+def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:
     if recipe.engine == "torch":
-        return torch_engine(assembly, recipe, device=device, checkpoint=checkpoint)
+        return torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
     from training.deepspeed_json import deepspeed_config
     from training.zero import DeepSpeedEngine
 
+    prepare(assembly.model, recipe, decisions)
     return DeepSpeedEngine(
-        assembly.model, assembly.objective, recipe.optimiser, deepspeed_config(recipe), device=device, checkpoint=checkpoint
+        assembly.model,
+        assembly.objective,
+        recipe.optimiser,
+        deepspeed_config(recipe, decisions),
+        device=device,
+        checkpoint=checkpoint,
+        precision=decisions.precision.value,
+        loss_scale=first_loss_scale(decisions, checkpoint),
     )
 
 

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from training.checkpoint import Checkpoint, Fragment, write_fragments
-from training.engine import WithObjective, moved
+from training.engine import WithObjective, moved, unscale
+from training.hardware import Precision
 from training.loop import Applied
+from training.loss_scale import LossScale
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
@@ -32,12 +34,15 @@ class _Clipping:
 
     param_groups: list[dict[str, Any]]
     clip_norm = 0.0
+    loss_scale: LossScale | None = None
     overflow = False
     _global_grad_norm: float | None = None
 
     def step(self, closure: Any = None) -> Any:
         """Clip and step, or skip."""
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if self.loss_scale:
+            unscale(parameters, self.loss_scale)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf")))
         self._global_grad_norm = norm
         self.overflow = not math.isfinite(norm)
@@ -61,6 +66,8 @@ class DeepSpeedEngine:
         *,
         device: torch.device,
         checkpoint: Checkpoint | None = None,
+        precision: Precision = "fp32",
+        loss_scale: LossScale | None = None,
     ) -> None:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -77,7 +84,7 @@ class DeepSpeedEngine:
         if checkpoint is not None:
             # Before ZeRO cuts the model up: afterwards every stage would need its own way to set parameters.
             checkpoint.load_parameters(model)
-        wrapped = WithObjective(model.to(device), objective)
+        wrapped = WithObjective(model.to(device), objective, precision)
         optimiser = new_optimiser(model, config, _clipping(config.clip_norm)) if self._stage == 0 else new_optimiser(model, config)
         self._kinds = state_kinds(model, optimiser)
         self._engine, self._zero, _, _ = deepspeed.initialize(
@@ -85,6 +92,8 @@ class DeepSpeedEngine:
         )
         if checkpoint is not None and checkpoint.has_moments():
             self._load_moments(checkpoint)
+        self.loss_scale = loss_scale
+        self._set_loss_scale()
 
     @property
     def _optimiser(self) -> torch.optim.Optimizer:
@@ -96,7 +105,9 @@ class DeepSpeedEngine:
         """Forward and backward of one micro-batch. DeepSpeed averages over ranks, so the sum is scaled up by their number."""
         self._engine.train()
         loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
-        self._engine.backward(loss, scale_wrt_gas=False)
+        # At stages 1 to 3 ZeRO itself scales.
+        factor = self.loss_scale.factor if self.loss_scale and self._stage == 0 else 1.0
+        self._engine.backward(loss * factor, scale_wrt_gas=False)
         return float(loss.detach()) / self.world_size
 
     def apply(self, *, learning_rate: float) -> Applied:
@@ -105,6 +116,8 @@ class DeepSpeedEngine:
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
         is_applied = bool(self._engine.was_step_applied())
+        self.loss_scale = self.loss_scale.after(is_applied) if self.loss_scale else None
+        self._set_loss_scale()
         return Applied(is_applied=is_applied, grad_norm=float(norm) if norm is not None else float("nan"))
 
     def discard(self) -> None:
@@ -123,6 +136,13 @@ class DeepSpeedEngine:
         if getattr(zero, "cpu_offload", False):
             zero.reset_cpu_buffers()
             zero._offload_accumulated_param_ids = set()
+
+    def _set_loss_scale(self) -> None:
+        if self._stage == 0:
+            self._zero.loss_scale = self.loss_scale
+        elif self.loss_scale:
+            # ZeRO scales losses, and unscales norms and gradients; scalers of its own would not be in our checkpoints.
+            self._zero.override_loss_scale(self.loss_scale.factor)
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks."""

@@ -36,7 +36,9 @@ def run_trial(
 
     from training.assembly import assemble, evaluate, loop_arguments, torch_engine
     from training.checkpoint import Checkpoint, Progress, write_manifest
+    from training.hardware import decide
     from training.loop import StepReport, every, train
+    from training.probe import probe_cpu
 
     began = time.perf_counter()
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), sampled)
@@ -44,7 +46,8 @@ def run_trial(
     assembly = assemble(recipe, locations[recipe.encoder])
     held = tune.get_checkpoint()
     checkpoint = Checkpoint.open(Path(held.path)) if held else None
-    engine = torch_engine(assembly, recipe, device=torch.device("cpu"), checkpoint=checkpoint)
+    decisions = decide(probe_cpu(), recipe)
+    engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     last = min(max_steps, assembly.steps)
 

@@ -69,6 +69,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(assert_refused: Refu
         ([*FINETUNE, GOOD, "workers=3"], ["workers: found 3; expected a group of keys: count, cpus_each"]),
         ([*FINETUNE, GOOD, "record_rows=maybe", "--json"], ["record_rows: found 'maybe'", "valid boolean"]),
         ([*PRETRAIN, "data=built", "mask_share=2"], ["mask_share: found 2", "less than 1"]),
+        ([*FINETUNE, GOOD, "precision=fp16", "--json"], ["precision is fp16, but workers.gpus_each is 0", "use precision=auto"]),
+        ([*FINETUNE, GOOD, "attention=varlen", "dropout=0"], ["attention is varlen, but workers.gpus_each is 0", "use attention=auto"]),
         ([*TUNE, f"recipe.{GOOD}", "trials=two"], ["trials: found 'two'", "valid integer"]),
         ([*BUILD, "sources.r.path=good.csv", "sequence_length=long"], ["sequence_length: found 'long'", "valid integer"]),
         (["serve", "up", "model=bundle", "port=high"], ["port: found 'high'", "valid integer"]),

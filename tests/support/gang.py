@@ -21,8 +21,8 @@ WORDS = ("good", "bad", "movie", "awful", "great", "this", "is")
 Task = dict[str, Any]
 """``verb``, ``encoder`` (folder), ``recipe``, ``steps``; perhaps ``total_steps`` (of the schedule), ``start_from`` and ``save_to``
 (checkpoint folders), ``poisoned`` and ``scratch`` (a step whose gradient is spoilt on the last rank, and where states are kept to be
-compared), ``poison`` (``gradient``: not finite, with a loss that tells nothing of it; ``loss``: huge, with a loss that is not finite).
-A recipe whose data is not there trains on sixty generated texts."""
+compared), ``poison`` (``gradient``: not finite, with a loss that tells nothing of it; ``loss``: huge, with a loss that is not finite),
+``loss_scale`` (factor and finite steps). A recipe whose data is not there trains on sixty generated texts."""
 
 
 def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_s: float = 240) -> dict[str, dict[str, Any]]:
@@ -62,18 +62,25 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.deepspeed_json import deepspeed_config
     from training.engine import TorchEngine
+    from training.hardware import Hardware, decide
     from training.loop import train
+    from training.loss_scale import LossScale
+    from training.preparation import prepare
 
-    recipe, model, objective = _parts(task)
+    recipe, model, objective = parts(task)
     checkpoint = Checkpoint.open(Path(task["start_from"])) if task.get("start_from") else None
+    decisions = decide(Hardware(), recipe)
+    prepare(model, recipe, decisions)
+    scale = LossScale(*task["loss_scale"]) if "loss_scale" in task else None
+    options: Any = {"checkpoint": checkpoint, "precision": decisions.precision.value, "loss_scale": scale}
     engine: Any
     if recipe.engine == "torch":
-        engine = TorchEngine(model, objective, recipe.optimiser, checkpoint=checkpoint)
+        engine = TorchEngine(model, objective, recipe.optimiser, **options)
     else:
         from training.zero import DeepSpeedEngine
 
-        rendered = deepspeed_config(recipe)
-        engine = DeepSpeedEngine(model, objective, recipe.optimiser, rendered, device=torch.device("cpu"), checkpoint=checkpoint)
+        rendered = deepspeed_config(recipe, decisions)
+        engine = DeepSpeedEngine(model, objective, recipe.optimiser, rendered, device=torch.device("cpu"), **options)
     start = checkpoint.progress if checkpoint else Progress(0, 0)
     scratch = Path(task["scratch"]) if "scratch" in task else None
     watched = _Poisoned(engine, start.step, task.get("poisoned"), task.get("poison", "gradient"), scratch)
@@ -106,6 +113,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "applied": applied,
         "metrics": metrics,
         "kept": engine.total([float(watched.kept)])[0] == world_size,
+        "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
     }
 
 
@@ -151,7 +159,7 @@ class _Poisoned:
         return load_file(self._scratch / name / file)
 
 
-def _parts(task: Task) -> tuple[Any, Any, Any]:
+def parts(task: Task) -> tuple[Any, Any, Any]:
     """Recipe, model, objective."""
     import numpy as np
 

@@ -17,6 +17,7 @@ from corpus.positions import constant
 from tests.support.tiny import make_encoder, make_packed
 from training.assembly import assemble, loop_arguments, torch_engine
 from training.config import PretrainConfig
+from training.hardware import Hardware, decide
 from training.loader import THREAD_NAME, StepBatches, prefetched, step_batches
 from training.loop import StepReport, Stop, train
 
@@ -100,7 +101,7 @@ class Pretraining:
     def run(self, prefetch_steps: int, **more: Any) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
         recipe = PretrainConfig.model_validate(self.tree | {"prefetch_steps": prefetch_steps})
         assembly = assemble(recipe, str(self.encoder))
-        engine = torch_engine(assembly, recipe, device=torch.device("cpu"), checkpoint=None)
+        engine = torch_engine(assembly, recipe, decide(Hardware(), recipe), device=torch.device("cpu"), checkpoint=None)
         arguments = loop_arguments(recipe, recipe.steps) | {"steps": recipe.steps, "order": assembly.order} | more
         assert arguments["prefetch_steps"] == prefetch_steps
         return list(train(engine, assembly.objective, **arguments)), dict(engine.model.state_dict())

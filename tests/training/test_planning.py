@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from foundation.errors import InputError
 from tests.support.tiny import make_encoder, make_packed, write_reviews
@@ -65,6 +66,8 @@ def test_a_dry_run_tells_everything_and_creates_nothing(
     assert (planned.rows, planned.steps, planned.engine, planned.cpus) == (72, 11, "deepspeed", 2)
     assert planned.deepspeed is not None
     assert planned.state_bytes_per_worker is not None
+    assert isinstance(planned.decisions, dict)
+    assert planned.decisions["precision"]["value"] == "fp32"
     assert planned.run_folder == str(raybert_home / "runs" / planned.run_id)
     assert FinetuneConfig.model_validate(planned.recipe) == made
 
@@ -77,6 +80,15 @@ def test_a_plan_tells_what_learns_at_which_share_of_the_rate_and_refuses_to_free
     assert plan("finetune", recipe(encoder, tmp_path / "data")).learning_rates is None
     with pytest.raises(InputError, match="freeze: 3, but the encoder has 2 layers"):
         plan("finetune", recipe(encoder, tmp_path / "data", freeze=3))
+
+
+@pytest.mark.skipif(bool(torch.cuda.device_count()), reason="needs a machine without GPUs")
+def test_a_plan_for_gpus_that_are_elsewhere_says_who_decides(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
+    planned = plan("finetune", recipe(encoder, tmp_path / "data", workers={"count": 2, "gpus_each": 1}))
+    assert planned.hardware is None
+    assert planned.decisions == "decided on the workers, whose GPUs are not known here"
+    assert planned.deepspeed is not None
+    assert planned.deepspeed["zero_optimization"]["overlap_comm"] is True
 
 
 def test_a_plan_tells_what_the_checks_warn_of(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
