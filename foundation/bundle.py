@@ -29,7 +29,9 @@ FORMAT_VERSION = 1
 # Files that load code when they are opened; a bundle is data.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
-TaskKind = Literal["single_label", "masked_lm"]
+TaskKind = Literal["single_label", "multi_label", "regression", "masked_lm"]
+LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
+"""Metrics of which a smaller figure is the better one."""
 
 
 class _Part(BaseModel):
@@ -41,8 +43,15 @@ class Gate(_Part):
 
     metric: str
     wanted: float
+    """The least figure that passes; the greatest, where lower is better."""
     found: float
     passed: bool
+
+    @classmethod
+    def check(cls, metric: str, wanted: float, found: float) -> Gate:
+        """Compare in the metric's own direction; NaN fails."""
+        passed = found <= wanted if metric in LOWER_IS_BETTER else found >= wanted
+        return cls(metric=metric, wanted=wanted, found=found, passed=passed)
 
 
 class GoldenRequest(_Part):

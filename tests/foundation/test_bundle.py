@@ -33,6 +33,14 @@ def test_no_gate_checked_is_not_gates_passed(make_bundle: MakeBundle) -> None:
     assert not make_bundle(gate=False).manifest.gates_passed
 
 
+def test_a_gate_knows_in_which_direction_its_metric_is_better() -> None:
+    assert Gate.check("micro_f1", 0.5, 0.5).passed
+    assert not Gate.check("micro_f1", 0.5, 0.4).passed
+    assert Gate.check("mae", 0.5, 0.4).passed
+    assert not Gate.check("rmse", 0.5, 0.6).passed
+    assert not any(Gate.check(metric, 0.5, float("nan")).passed for metric in ("accuracy", "mae"))
+
+
 def test_an_altered_file_is_named(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     weights = bundle.path / "model.safetensors"
