@@ -31,7 +31,7 @@ FORMAT_VERSION = 2
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 TaskKind = Literal["single_label", "multi_label", "regression", "masked_lm"]
-LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "baseline_mae", "baseline_rmse"})
 """Metrics of which a smaller figure is the better one."""
 
 

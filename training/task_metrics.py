@@ -9,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 REGRESSION_SUMS = 7
 """Length of ``regression_sums``."""
 
 
 def multi_label_counts(
-    truth_NC: Flags, predicted_NC: Flags
+    truth_NC: np.ndarray, predicted_NC: np.ndarray
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """True positives (C,), false positives (C,), false negatives (C,), and how many rows have exactly the right set of labels."""
+    """Of flags (N, C): true positives, false positives and false negatives (C,), and how many rows have exactly the right labels."""
     right_NC = truth_NC & predicted_NC
     right_C, said_C, are_C = right_NC.sum(axis=0), predicted_NC.sum(axis=0), truth_NC.sum(axis=0)
     return right_C, said_C - right_C, are_C - right_C, int((truth_NC == predicted_NC).all(axis=1).sum())
@@ -47,7 +46,7 @@ def multi_label_metrics(
     }
 
 
-def regression_sums(truth_N: Floats, predicted_N: Floats) -> Floats:
+def regression_sums(truth_N: np.ndarray, predicted_N: np.ndarray) -> Floats:
     """(7,) n, Σt, Σp, Σt², Σp², Σtp, Σ|t−p|; those of two sets of rows add up to those of both together."""
     t_N, p_N = np.asarray(truth_N, dtype=np.float64), np.asarray(predicted_N, dtype=np.float64)
     sums = (len(t_N), t_N.sum(), p_N.sum(), t_N @ t_N, p_N @ p_N, t_N @ p_N, np.abs(t_N - p_N).sum())
@@ -70,12 +69,12 @@ def regression_metrics(sums: Floats) -> dict[str, float]:
     return {"pearson": min(1.0, max(-1.0, pearson)), "mae": absolute / n, "rmse": (squared_error / n) ** 0.5, "r2": r2}
 
 
-def spearman(truth_N: Floats, predicted_N: Floats) -> float:
+def spearman(truth_N: np.ndarray, predicted_N: np.ndarray) -> float:
     """Rank correlation, ties at their mean rank; needs all values at once. 0 where one side is constant."""
     return regression_metrics(regression_sums(_ranks(truth_N), _ranks(predicted_N)))["pearson"]
 
 
-def best_constant_micro_f1(truth_NC: Flags) -> float:
+def best_constant_micro_f1(truth_NC: np.ndarray) -> float:
     """The largest micro-F1 that answering every row with the same labels reaches: the k most frequent ones, at the best k."""
     counts_C = -np.sort(-truth_NC.sum(axis=0))
     said_C = len(truth_NC) * np.arange(1, len(counts_C) + 1)
@@ -89,7 +88,7 @@ def _spread(squares: float, total: float, n: float) -> float:
     return spread if spread > 1e-12 * squares else 0.0
 
 
-def _ranks(values_N: Floats) -> Floats:
+def _ranks(values_N: np.ndarray) -> Floats:
     """(N,) ranks from 0, equal values at the mean of theirs."""
     _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
