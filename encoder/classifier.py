@@ -1,12 +1,14 @@
-"""START HERE: a sequence classifier from texts to probabilities. Used by evaluation, batch inference and serving alike.
+"""START HERE: a sequence classifier from texts to scores and decisions. Used by evaluation, batch inference and serving alike.
 
-Knows no Ray, no HTTP, no training. A text scores the same alone and in a batch: padding is masked out.
+One class of several, any number of several, or a number: ``task`` says which, by the model's ``problem_type``. Knows no Ray, no HTTP, no
+training. A text scores the same alone and in a batch: padding is masked out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,20 @@ import torch
 
 from encoder.batches import pad
 from encoder.loading import load_tokenizer, quieten_transformers
-from foundation.bundle import is_bundle, read_manifest
+from foundation.bundle import GoldenRequest, TaskKind, is_bundle, read_manifest
 from foundation.errors import EncoderError
 
 # B rows, T tokens, C classes
+Text = str | tuple[str, str]
+"""A text, or a pair of texts that are read together."""
+
+PROBLEM_TYPES: dict[TaskKind, str] = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+"""What a Hugging Face configuration calls each task."""
+DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,17 +44,40 @@ class Tokens:
     types: tuple[int, ...] = ()
     """Token types, where the model tells the texts of a pair apart by them; empty is all 0."""
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
 
 class SequenceClassifier:
-    """A loaded classifier in evaluation mode."""
+    """A loaded classifier in evaluation mode.
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_length: int) -> None:
+    Args:
+        model: transformers' sequence classifier.
+        tokenizer: Its tokenizer.
+        max_length: Longest input in tokens, special tokens counted.
+        thresholds: Multi-label: the probability from which each label applies; ``DEFAULT_THRESHOLD`` for those not named.
+        takes_pairs: Whether it was trained on pairs of texts. Pairs and single texts are scored either way.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, max_length: int, thresholds: Mapping[str, float] | None = None, takes_pairs: bool = False
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.takes_pairs = takes_pairs
         self.labels: tuple[str, ...] = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-        self.problem_type: str = model.config.problem_type or "single_label_classification"
+        self.problem_type: str = model.config.problem_type or PROBLEM_TYPES["single_label"]
+        found = thresholds or {}
+        self.thresholds_C = np.array([found.get(label, DEFAULT_THRESHOLD) for label in self.labels], dtype=np.float32)
+        # Of a pair; a tokenizer may make them for a model that has no use for them.
+        self.has_types = getattr(model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in signature(model.forward).parameters
         self._pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    @property
+    def task(self) -> TaskKind:
+        """What it answers: one label, any number of labels, or a value."""
+        return next(task for task, problem_type in PROBLEM_TYPES.items() if problem_type == self.problem_type)
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> SequenceClassifier:
@@ -61,22 +96,25 @@ class SequenceClassifier:
         if threads is not None:
             torch.set_num_threads(threads)
         tokenizer = load_tokenizer(str(folder))
-        if is_bundle(folder):
-            manifest = read_manifest(folder)
-            if manifest.task != "single_label":
-                raise EncoderError(
-                    f"{folder}: is a {manifest.task} bundle, not a classifier; `raybert finetune encoder={folder} …` makes one from it"
-                )
-            max_length = manifest.max_length
-        else:
-            max_length = min(int(tokenizer.model_max_length), 512)
+        manifest = read_manifest(folder) if is_bundle(folder) else None
+        if manifest and manifest.task == "masked_lm":
+            raise EncoderError(
+                f"{folder}: is a {manifest.task} bundle, not a classifier; `raybert finetune encoder={folder} …` makes one from it"
+            )
         try:
             model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="sdpa")
         except (OSError, ValueError) as error:
             raise EncoderError(f"{folder}: could not be loaded as a classifier: {str(error).splitlines()[0]}") from None
-        return cls(model, tokenizer, max_length=max_length)
+        if manifest is None:
+            return cls(model, tokenizer, max_length=min(int(tokenizer.model_max_length), 512))
+        loaded = cls(model, tokenizer, max_length=manifest.max_length, thresholds=manifest.thresholds, takes_pairs=manifest.takes_pairs)
+        if loaded.task != manifest.task:
+            raise EncoderError(
+                f"{folder}: raybert.json says {manifest.task}, config.json has problem_type {loaded.problem_type}; export the bundle again"
+            )
+        return loaded
 
-    def tokenize(self, texts: Sequence[str | tuple[str, str]], *, truncate: bool = True) -> list[Tokens]:
+    def tokenize(self, texts: Sequence[Text], *, truncate: bool = True) -> list[Tokens]:
         """Tokenise texts or text pairs, special tokens added.
 
         Args:
@@ -108,7 +146,7 @@ class SequenceClassifier:
         limit = {"max_length": self.max_length} if truncation else {}
         found = self.tokenizer(firsts, second, truncation=truncation, padding=False, return_attention_mask=False, verbose=False, **limit)
         rows = [list(ids) for ids in found["input_ids"]]
-        if second is None or "token_type_ids" not in found:
+        if second is None or not self.has_types or "token_type_ids" not in found:
             return [(ids, ()) for ids in rows]
         return [(ids, tuple(types)) for ids, types in zip(rows, found["token_type_ids"], strict=True)]
 
@@ -142,7 +180,7 @@ class SequenceClassifier:
         softmax: np.ndarray = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
         return softmax
 
-    def score(self, texts: Sequence[str | tuple[str, str]], *, rows_per_batch: int = 32) -> np.ndarray:
+    def score(self, texts: Sequence[Text], *, rows_per_batch: int = 32) -> np.ndarray:
         """Scores (B, C) of many texts, in batches sorted by length, returned in the order given."""
         rows = self.tokenize(texts)
         scores_BC = np.zeros((len(rows), len(self.labels)), dtype=np.float32)
@@ -152,3 +190,27 @@ class SequenceClassifier:
             logits_BC = self.logits([rows[index].ids for index in chosen], [rows[index].types for index in chosen])
             scores_BC[chosen] = self.probabilities(logits_BC)
         return scores_BC
+
+    def decide(self, scores_BC: np.ndarray) -> np.ndarray:
+        """What the scores mean, in the forms that labelled data has (``corpus/labels.py``).
+
+        Returns:
+            Of one label, its index (B,), int64. Of several, which apply (B, C), bool, each from its own threshold. Of a regression, the
+            value (B,), float64.
+        """
+        if self.task == "multi_label":
+            applies_BC: np.ndarray = scores_BC >= self.thresholds_C
+            return applies_BC
+        if self.task == "regression":
+            value_B: np.ndarray = scores_BC[:, 0].astype(np.float64)
+            return value_B
+        best_B: np.ndarray = scores_BC.argmax(axis=1)
+        return best_B
+
+    def golden(self, texts: Sequence[Text]) -> tuple[GoldenRequest, ...]:
+        """Texts with their scores, as a bundle records them."""
+        found = []
+        for text, scores_C in zip(texts, self.score(texts).tolist(), strict=True):
+            first, second = (text, None) if isinstance(text, str) else text
+            found.append(GoldenRequest(text=first, text_pair=second, scores=dict(zip(self.labels, scores_C, strict=True))))
+        return tuple(found)

@@ -16,20 +16,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foundation.errors import BundleError
 from foundation.home import write_atomically
 from foundation.profile import Profile
 
 MANIFEST = "raybert.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: single_label and masked_lm only; without ``takes_pairs``, and golden requests without ``text_pair``."""
 # Files that load code when they are opened; a bundle is data.
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
-TaskKind = Literal["single_label", "masked_lm"]
+TaskKind = Literal["single_label", "multi_label", "regression", "masked_lm"]
+LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "baseline_mae", "baseline_rmse"})
+"""Metrics of which a smaller figure is the better one."""
 
 
 class _Part(BaseModel):
@@ -41,15 +44,29 @@ class Gate(_Part):
 
     metric: str
     wanted: float
+    """The least figure that passes; the greatest, where lower is better."""
     found: float
     passed: bool
 
+    @classmethod
+    def check(cls, metric: str, wanted: float, found: float) -> Gate:
+        """Compare in the metric's own direction; NaN fails."""
+        passed = found <= wanted if metric in LOWER_IS_BETTER else found >= wanted
+        return cls(metric=metric, wanted=wanted, found=found, passed=passed)
+
 
 class GoldenRequest(_Part):
-    """A text and the scores (label to probability) that the exporting process computed for it; serving must repeat them."""
+    """A text, or a pair, and the scores that the exporting process computed for it; serving must repeat them."""
 
     text: str
+    text_pair: str | None = None
     scores: dict[str, float]
+    """Label to probability; of a regression its one label to the value."""
+
+    @property
+    def input(self) -> str | tuple[str, str]:
+        """What a classifier reads."""
+        return self.text if self.text_pair is None else (self.text, self.text_pair)
 
 
 class Manifest(_Part):
@@ -58,11 +75,14 @@ class Manifest(_Part):
     format_version: int = FORMAT_VERSION
     task: TaskKind
     labels: tuple[str, ...] = ()
-    """Label names, in the order of the logits."""
+    """Label names, in the order of the logits; a regression has one."""
     max_length: int
     """Longest input in tokens, special tokens counted."""
-    thresholds: dict[str, float] = Field(default_factory=dict)
-    """Per-label decision thresholds, where they are not the arg max."""
+    takes_pairs: bool = False
+    """Whether it was trained on pairs of texts."""
+    thresholds: dict[str, float] | None = None
+    """Multi-label: the probability from which each label applies, 0.5 for a label that is not named; None for the other tasks, and where
+    all are 0.5."""
     run_id: str
     created: str
     """UTC, ISO 8601."""
@@ -77,6 +97,15 @@ class Manifest(_Part):
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str]
     """Relative path to SHA-256 of every file but this one."""
+
+    @model_validator(mode="after")
+    def _thresholds_belong_to_labels(self) -> Self:
+        unknown = sorted(set(self.thresholds or ()) - set(self.labels))
+        if unknown:
+            raise ValueError(f"thresholds: {unknown[0]!r} is not a label; labels are {', '.join(self.labels) or 'none'}")
+        if self.thresholds and self.task != "multi_label":
+            raise ValueError(f"thresholds: belong to multi_label, found with {self.task}")
+        return self
 
     @property
     def gates_passed(self) -> bool:
@@ -121,6 +150,7 @@ def seal(
     run_id: str,
     data_fingerprint: str,
     labels: tuple[str, ...] = (),
+    takes_pairs: bool = False,
     thresholds: Mapping[str, float] | None = None,
     git_revision: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -141,7 +171,8 @@ def seal(
         task=task,
         labels=labels,
         max_length=max_length,
-        thresholds=dict(thresholds or {}),
+        takes_pairs=takes_pairs,
+        thresholds=dict(thresholds) if thresholds else None,
         run_id=run_id,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         data_fingerprint=data_fingerprint,
@@ -159,7 +190,7 @@ def seal(
 
 def reseal(bundle: Bundle, **changes: object) -> Bundle:
     """Write the manifest again with some fields replaced, for example ``metrics`` and ``gates`` after an evaluation."""
-    manifest = bundle.manifest.model_copy(update=changes)
+    manifest = bundle.manifest.model_copy(update={"format_version": FORMAT_VERSION, **changes})
     write_atomically(bundle.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
     return Bundle(path=bundle.path, manifest=manifest)
 

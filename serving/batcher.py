@@ -1,6 +1,7 @@
 """The queue in front of one model: admits by tokens, runs planned batches on a thread of its own, hands every request its rows back.
 
-Lives on one asyncio loop and never blocks it. Knows rows of token ids and a function from rows to numbers; no texts, no HTTP, no Ray.
+Lives on one asyncio loop and never blocks it. Knows rows that have a length in tokens and a function from rows to numbers; no texts, no
+HTTP, no Ray.
 What runs together is decided in ``batching.py``.
 """
 
@@ -13,10 +14,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from serving.errors import DeadlineExceeded, ModelFailed, NotReady, QueueFull
 log = logging.getLogger(__name__)
 
 # N rows of one request, B rows of one batch, C classes
-Forward = Callable[[Sequence[Sequence[int]]], np.ndarray]
-"""Rows of token ids to logits (B, C); called on the batcher's own thread."""
+Forward = Callable[[Sequence[Any]], np.ndarray]
+"""Rows, as they were submitted, to logits (B, C); called on the batcher's own thread."""
 
 _FIRST_GUESS_TOKENS_PER_S = 4000.0
 _LONGEST_RETRY_AFTER_S = 30.0
@@ -57,13 +58,13 @@ class _Request:
 
 @dataclass
 class _Row:
-    ids: Sequence[int]
+    tokens: Sized
     place: int
     request: _Request
     arrived_s: float
 
     def waiting(self) -> Waiting:
-        return Waiting(len(self.ids), self.arrived_s, self.request.deadline_s, self.request.answer.done())
+        return Waiting(len(self.tokens), self.arrived_s, self.request.deadline_s, self.request.answer.done())
 
 
 class Batcher:
@@ -123,11 +124,11 @@ class Batcher:
                 retry_after_s=min(_LONGEST_RETRY_AFTER_S, max(1.0, math.ceil(self._queued_tokens / self._tokens_per_s))),
             )
 
-    async def submit(self, rows: Sequence[Sequence[int]], *, deadline_s: float | None = None) -> np.ndarray:
+    async def submit(self, rows: Sequence[Sized], *, deadline_s: float | None = None) -> np.ndarray:
         """Run rows, in as many batches as it takes.
 
         Args:
-            rows: Token ids, one sequence a row.
+            rows: What ``forward`` takes; a row's length is its tokens.
             deadline_s: On the batcher's clock; rows that still wait then are dropped.
 
         Returns:
@@ -148,9 +149,9 @@ class Batcher:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="batcher")
         request = _Request(asyncio.get_running_loop().create_future(), deadline_s, len(rows), [None] * len(rows))
         now_s = self._clock()
-        for place, ids in enumerate(rows):
-            self._queue.append(_Row(ids, place, request, now_s))
-            self._count(request, 1, len(ids))
+        for place, row in enumerate(rows):
+            self._queue.append(_Row(row, place, request, now_s))
+            self._count(request, 1, len(row))
         self._arrival.set()
         try:
             timeout_s = None if deadline_s is None else max(0.0, deadline_s - now_s)
@@ -164,7 +165,7 @@ class Batcher:
                 request.answer.cancel()
                 self._count(request, -request.waiting_rows, -request.waiting_tokens)
 
-    async def probe(self, ids: Sequence[int]) -> np.ndarray:
+    async def probe(self, row: Sized) -> np.ndarray:
         """Run one row next, past the queue: for health checks, which must not fail because the queue is long.
 
         Raises:
@@ -172,7 +173,7 @@ class Batcher:
         """
         if self._is_closing or (self._task is not None and self._task.done()):
             raise NotReady("the batcher has stopped")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forward, [ids])
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._forward, [row])
 
     async def close(self) -> None:
         """Take nothing more, finish what was admitted, end the thread."""
@@ -212,7 +213,7 @@ class Batcher:
         for index in gone:
             row = head[index]
             if row.request.waiting_rows:  # zero: its request has left already, and took its share along
-                self._count(row.request, -1, -len(row.ids))
+                self._count(row.request, -1, -len(row.tokens))
         return [head[index] for index in decision.take], [head[index] for index in decision.drop]
 
     def _count(self, request: _Request, rows: int, tokens: int) -> None:
@@ -229,11 +230,11 @@ class Batcher:
             self._observer.dropped(rows=len(rows), reason="cancelled_or_late")
 
     async def _run_batch(self, rows: Sequence[_Row]) -> None:
-        lengths = [len(row.ids) for row in rows]
+        lengths = [len(row.tokens) for row in rows]
         started_s = self._clock()
         try:
             loop = asyncio.get_running_loop()
-            logits_BC = await loop.run_in_executor(self._thread, self._forward, [row.ids for row in rows])
+            logits_BC = await loop.run_in_executor(self._thread, self._forward, [row.tokens for row in rows])
         except Exception as error:  # whatever the model raises ends these requests, not the service
             log.exception("forward pass over %d rows failed", len(rows))
             for row in rows:

@@ -2,6 +2,9 @@
 
 ``examine`` reads the input once and refuses what is wrong before Ray starts; ``run`` scores it in order and puts the output in place by one
 rename, so that a reader sees the whole result or none. Columns pass through unchanged: a CSV stays text, a JSON line keeps its fields.
+
+What is added depends on the model's task. One label: ``label`` and ``score``. Several: a list of the labels that reach their thresholds,
+best first, and the list of their scores (JSON text in a CSV). A regression: ``score`` alone.
 """
 
 from __future__ import annotations
@@ -23,9 +26,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["csv", "jsonl", "parquet"]
+Wanted = dict[str, str]
+"""Columns that must hold texts, each with the option that names it."""
 
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _LINE = "raybert_line"
+_GIVEN = "raybert_given"
+"""The labels that a row was given, on the way back from the workers only."""
 _ROWS_PER_BATCH = 256
 
 
@@ -42,6 +49,7 @@ class BulkPlan:
     rows: int
     columns: tuple[str, ...]
     """Columns of the input; of JSON lines, those of the first."""
+    pair_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,16 +58,19 @@ class BulkResult:
 
     rows: int
     labels: dict[str, int]
-    """How often each label was given."""
+    """How often each label was given; nothing for a regression."""
 
 
-def examine(source: Path, target: Path, *, text_column: str = "text", prefix: str = "", overwrite: bool = False) -> BulkPlan:
+def examine(
+    source: Path, target: Path, *, text_column: str = "text", pair_column: str | None = None, prefix: str = "", overwrite: bool = False
+) -> BulkPlan:
     """Read the input once and check everything that can be wrong with it.
 
     Args:
         source: A .csv, .jsonl or .parquet file.
         target: The file to write, of the same kind.
         text_column: The column that holds the texts.
+        pair_column: The column that holds second texts, if they are pairs.
         prefix: Put before the new columns ``label`` and ``score``.
         overwrite: Replace an existing target.
 
@@ -78,14 +89,15 @@ def examine(source: Path, target: Path, *, text_column: str = "text", prefix: st
     if target.absolute() == source.absolute():
         raise DataError(f"{target}: is the input; give another name")
     label_column, score_column = f"{prefix}label", f"{prefix}score"
-    read: dict[Format, Callable[[Path, str], tuple[int, tuple[str, ...]]]] = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
-    rows, columns = read[kind](source, text_column)
+    read: dict[Format, Callable[[Path, Wanted], tuple[int, tuple[str, ...]]]] = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
+    wanted = {text_column: "--text-column"} | ({} if pair_column is None else {pair_column: "--pair-column"})
+    rows, columns = read[kind](source, wanted)
     if rows == 0:
         raise DataError(f"{source}: holds no rows")
     for name in (label_column, score_column):
         if name in columns:
             raise DataError(f"{source}: has a column {name} already; choose other names for the new ones, for example --prefix predicted_")
-    return BulkPlan(source.absolute(), target.absolute(), kind, text_column, label_column, score_column, rows, columns)
+    return BulkPlan(source.absolute(), target.absolute(), kind, text_column, label_column, score_column, rows, columns, pair_column)
 
 
 class Scorer:
@@ -98,29 +110,47 @@ class Scorer:
         self._plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Add label and score to each row."""
+        """Add what the model says to each row, and the labels given in ``_GIVEN``."""
         import pyarrow as pa
 
         if self._plan.format == "jsonl":
             lines = [json.loads(line) for line in table.column(_LINE).to_pylist()]
-            labels, scores = self._score([line[self._plan.text_column] for line in lines])
-            added = [
-                json.dumps(line | {self._plan.label_column: label, self._plan.score_column: score}, ensure_ascii=False)
-                for line, label, score in zip(lines, labels, scores, strict=True)
-            ]
-            return pa.table({_LINE: pa.array(added, pa.string()), self._plan.label_column: pa.array(labels, pa.string())})
-        labels, scores = self._score(table.column(self._plan.text_column).to_pylist())
-        table = table.append_column(self._plan.label_column, pa.array(labels, pa.string()))
-        return table.append_column(self._plan.score_column, pa.array(scores, pa.float64()))
+            added, given = self._say([self._input(line) for line in lines])
+            for name, values in added.items():
+                for line, value in zip(lines, values, strict=True):
+                    line[name] = value
+            table = pa.table({_LINE: pa.array([json.dumps(line, ensure_ascii=False) for line in lines], pa.string())})
+        else:
+            read = [name for name in (self._plan.text_column, self._plan.pair_column) if name]
+            added, given = self._say([self._input(row) for row in table.select(read).to_pylist()])
+            for name, values in added.items():
+                table = table.append_column(name, self._array(name, values))
+        return table.append_column(_GIVEN, pa.array(given, pa.list_(pa.string())))
 
-    def _score(self, texts: list[str]) -> tuple[list[str], list[float]]:
-        import numpy as np
+    def _array(self, name: str, values: list[Any]) -> pa.Array:
+        import pyarrow as pa
 
-        scores_NC = self._classifier.model.score(texts)
-        best_N = np.argmax(scores_NC, axis=1)
-        return [self._classifier.labels[index] for index in best_N], [
-            float(row[index]) for row, index in zip(scores_NC, best_N, strict=True)
-        ]
+        kind = pa.string() if name == self._plan.label_column else pa.float64()
+        if self._classifier.task != "multi_label":
+            return pa.array(values, kind)
+        if self._plan.format == "csv":
+            return pa.array([json.dumps(value, ensure_ascii=False) for value in values], pa.string())
+        return pa.array(values, pa.list_(kind))
+
+    def _input(self, row: dict[str, Any]) -> str | tuple[str, str]:
+        text: str = row[self._plan.text_column]
+        return text if self._plan.pair_column is None else (text, row[self._plan.pair_column])
+
+    def _say(self, texts: list[str | tuple[str, str]]) -> tuple[dict[str, list[Any]], list[tuple[str, ...]]]:
+        """The new columns, and the labels that each row was given."""
+        scores_NC, given = self._classifier.score(texts)
+        if self._classifier.task == "regression":
+            return {self._plan.score_column: scores_NC[:, 0].tolist()}, given
+        place = {label: index for index, label in enumerate(self._classifier.labels)}
+        scores = [[float(row[place[label]]) for label in labels] for row, labels in zip(scores_NC, given, strict=True)]
+        if self._classifier.task == "multi_label":
+            return {self._plan.label_column: [list(labels) for labels in given], self._plan.score_column: scores}, given
+        return {self._plan.label_column: [one for (one,) in given], self._plan.score_column: [one for (one,) in scores]}, given
 
 
 def run(plan: BulkPlan, ref: str, *, actors: int, threads: int = 1, report: Callable[[int], None] = lambda done: None) -> BulkResult:
@@ -161,9 +191,9 @@ def run(plan: BulkPlan, ref: str, *, actors: int, threads: int = 1, report: Call
     try:
         with _writer(plan, part) as write:
             for table in scored.iter_batches(batch_format="pyarrow", batch_size=None):
-                write(table)
-                for label in table.column(plan.label_column).to_pylist():
+                for label in itertools.chain.from_iterable(table.column(_GIVEN).to_pylist()):
                     counts[label] = counts.get(label, 0) + 1
+                write(table.drop_columns([_GIVEN]))
                 done += table.num_rows
                 report(done)
         if done != plan.rows:
@@ -184,16 +214,16 @@ def _format_of(path: Path) -> Format:
     return found
 
 
-def _csv(source: Path, text_column: str) -> tuple[int, tuple[str, ...]]:
+def _csv(source: Path, wanted: Wanted) -> tuple[int, tuple[str, ...]]:
     import pyarrow as pa
     from pyarrow import csv
 
     rows = 0
     if not source.stat().st_size:
-        raise DataError(f"{source}: is empty; expected a header with {text_column} and at least one row")
+        raise DataError(f"{source}: is empty; expected a header with {', '.join(wanted)} and at least one row")
     try:
         columns = _csv_columns(source)
-        _require_column(source, text_column, columns)
+        _require_columns(source, wanted, columns)
         with csv.open_csv(source, parse_options=_csv_shape(), convert_options=_csv_types(columns)) as reader:
             for batch in reader:
                 rows += batch.num_rows
@@ -234,7 +264,7 @@ def _csv_types(columns: tuple[str, ...]) -> Any:
     return csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False)
 
 
-def _jsonl(source: Path, text_column: str) -> tuple[int, tuple[str, ...]]:
+def _jsonl(source: Path, wanted: Wanted) -> tuple[int, tuple[str, ...]]:
     rows, columns = 0, tuple[str, ...]()
     with source.open("rb") as file:
         for number, raw in enumerate(file, start=1):
@@ -249,40 +279,43 @@ def _jsonl(source: Path, text_column: str) -> tuple[int, tuple[str, ...]]:
             if not isinstance(line, dict):
                 raise DataError(f"{source}: line {number}: found a {type(line).__name__}, expected an object")
             columns = columns or tuple(line)
-            if text_column not in line:
-                _require_column(source, text_column, tuple(line), f"line {number}: ")
-            if not isinstance(line[text_column], str):
-                raise DataError(f"{source}: line {number}: {text_column} is {line[text_column]!r}, expected text")
+            _require_columns(source, wanted, tuple(line), f"line {number}: ")
+            for name in wanted:
+                if not isinstance(line[name], str):
+                    raise DataError(f"{source}: line {number}: {name} is {line[name]!r}, expected text")
             rows += 1
     return rows, columns
 
 
-def _parquet(source: Path, text_column: str) -> tuple[int, tuple[str, ...]]:
+def _parquet(source: Path, wanted: Wanted) -> tuple[int, tuple[str, ...]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(source) as file:
             columns = tuple(file.schema_arrow.names)
-            _require_column(source, text_column, columns)
-            kind = file.schema_arrow.field(text_column).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise DataError(f"{source}: column {text_column} holds {kind}, expected text")
+            _require_columns(source, wanted, columns)
+            for name in wanted:
+                kind = file.schema_arrow.field(name).type
+                if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+                    raise DataError(f"{source}: column {name} holds {kind}, expected text")
             row = 0
-            for batch in file.iter_batches(columns=[text_column]):
-                if batch.column(0).null_count:
-                    first = batch.column(0).is_null().to_pylist().index(True)
-                    raise DataError(f"{source}: row {row + first}: {text_column} is empty (null); give it a text or remove the row")
+            for batch in file.iter_batches(columns=list(wanted)):
+                for name in wanted:
+                    if batch.column(name).null_count:
+                        first = batch.column(name).is_null().to_pylist().index(True)
+                        raise DataError(f"{source}: row {row + first}: {name} is empty (null); give it a text or remove the row")
                 row += batch.num_rows
             return row, columns
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{source}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _require_column(source: Path, wanted: str, columns: tuple[str, ...], where: str = "") -> None:
-    if wanted not in columns:
-        found = ", ".join(columns) or "none"
-        raise DataError(f"{source}: {where}no column {wanted!r}; found {found} (--text-column names the one with the texts)")
+def _require_columns(source: Path, wanted: Wanted, columns: tuple[str, ...], where: str = "") -> None:
+    for name, option in wanted.items():
+        if name not in columns:
+            found = ", ".join(columns) or "none"
+            raise DataError(f"{source}: {where}no column {name!r}; found {found} ({option} names the one with the texts)")
 
 
 def _tables(plan: BulkPlan, rows: int) -> Iterator[pa.Table]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from encoder.classifier import SequenceClassifier, Tokens
+from encoder.classifier import SequenceClassifier, Text, Tokens
 from foundation.bundle import Bundle
 from foundation.errors import BundleError
 from foundation.references import Resolved, resolve
@@ -28,7 +28,7 @@ GOLDEN_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class LabelScore:
-    """A label and its score: a probability, or a logit where raw scores were asked for."""
+    """A label and its score: a probability, the value of a regression, or a logit where raw scores were asked for."""
 
     label: str
     score: float
@@ -40,6 +40,8 @@ class Result:
 
     labels: tuple[LabelScore, ...]
     """Best first; those that ``top_k`` and ``threshold`` left."""
+    predicted: tuple[str, ...]
+    """What the model decides: the best label; of several those that reach their thresholds, best first; of a regression nothing."""
     tokens: int
     """Tokens that the model read, special tokens counted."""
     truncated: bool
@@ -64,6 +66,7 @@ class Classifier:
         self.bundle = bundle
         self.identity = identity
         self.labels = model.labels
+        self.task = model.task
         self.max_length = model.max_length
         # A fast tokenizer keeps its truncation setting inside; two threads in it at once raise "Already borrowed".
         self._tokenizer_lock = threading.Lock()
@@ -95,8 +98,16 @@ class Classifier:
         classifier.check_golden()
         return classifier
 
-    def tokenize(self, texts: Sequence[str], *, truncate: bool = True) -> list[Tokens]:
-        """Tokenise texts.
+    @property
+    def thresholds(self) -> dict[str, float] | None:
+        """Of a multi-label model: the probability from which each label applies."""
+        if self.task != "multi_label":
+            return None
+        # Through text: the shortest number that is the same float32.
+        return {label: float(str(least)) for label, least in zip(self.labels, self.model.thresholds_C, strict=True)}
+
+    def tokenize(self, texts: Sequence[Text], *, truncate: bool = True) -> list[Tokens]:
+        """Tokenise texts and pairs.
 
         Raises:
             InvalidRequest: ``truncate`` is false and a text is longer than the model takes; names it and both lengths.
@@ -112,9 +123,9 @@ class Classifier:
                     )
         return rows
 
-    def logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """Logits (N, C) of token-id rows in one padded forward pass."""
-        return self.model.logits(rows)
+    def logits(self, rows: Sequence[Tokens]) -> np.ndarray:
+        """Logits (N, C) of tokenised rows in one padded forward pass."""
+        return self.model.logits([row.ids for row in rows], [row.types for row in rows])
 
     def results(
         self,
@@ -137,22 +148,36 @@ class Classifier:
         Raises:
             ModelFailed: A score is not finite.
         """
-        scores_NC = logits_NC if raw_scores else self.model.probabilities(logits_NC)
-        if not np.isfinite(scores_NC).all():
+        if not np.isfinite(logits_NC).all():
             raise ModelFailed("the model gave a score that is not a finite number")
+        probabilities_NC = self.model.probabilities(logits_NC)
+        scores_NC = logits_NC if raw_scores else probabilities_NC
         results = []
-        for scores_C, row in zip(scores_NC, rows, strict=True):
+        for scores_C, predicted, row in zip(scores_NC, self._predicted(probabilities_NC), rows, strict=True):
             # A stable sort: equal scores keep the order of the labels, so an answer never depends on its neighbours.
             order = np.argsort(-scores_C, kind="stable")[:top_k]
             kept = [LabelScore(self.labels[index], float(scores_C[index])) for index in order]
             if threshold is not None:
                 kept = [item for item in kept if item.score >= threshold]
-            results.append(Result(tuple(kept), len(row.ids), row.truncated))
+            results.append(Result(tuple(kept), predicted, len(row), row.truncated))
         return results
+
+    def score(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+        """Scores (N, C) of many texts, in batches sorted by length, and what each is decided to be (``Result.predicted``)."""
+        scores_NC = self.model.score(texts)
+        return scores_NC, self._predicted(scores_NC)
+
+    def _predicted(self, scores_NC: np.ndarray) -> list[tuple[str, ...]]:
+        if self.task == "regression":
+            return [()] * len(scores_NC)
+        if self.task == "single_label":
+            return [(self.labels[index],) for index in self.model.decide(scores_NC)]
+        applies_NC, order_NC = self.model.decide(scores_NC), np.argsort(-scores_NC, axis=1, kind="stable")
+        return [tuple(self.labels[i] for i in order_C if applies_C[i]) for applies_C, order_C in zip(applies_NC, order_NC, strict=True)]
 
     def classify(
         self,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         top_k: int | None = None,
         threshold: float | None = None,
@@ -163,7 +188,7 @@ class Classifier:
         if not texts:
             return []
         rows = self.tokenize(texts, truncate=truncate)
-        logits_NC = self.logits([row.ids for row in rows])
+        logits_NC = self.logits(rows)
         return self.results(logits_NC, rows, top_k=top_k, threshold=threshold, raw_scores=raw_scores)
 
     def warm_up(self) -> None:
@@ -171,26 +196,26 @@ class Classifier:
         (row,) = self.tokenize(["warm up"])
         filler = row.ids[len(row.ids) // 2]
         longest = [*row.ids, *[filler] * max(0, self.max_length - len(row.ids))][: self.max_length]
-        self.logits([row.ids])
-        self.logits([longest])
+        self.logits([row])
+        self.logits([replace(row, ids=longest)])
 
     def check_golden(self) -> None:
         """Repeat the bundle's recorded requests.
 
         Raises:
-            BundleError: A score differs from the recorded one by more than ``GOLDEN_TOLERANCE``.
+            BundleError: A score differs from the recorded one by more than ``GOLDEN_TOLERANCE``, or of large values that share.
         """
         for request in self.bundle.manifest.golden:
-            (result,) = self.classify([request.text])
+            (result,) = self.classify([request.input])
             found = {item.label: item.score for item in result.labels}
             if set(found) != set(request.scores):
                 raise BundleError(
                     f"{self.bundle.path}: answers the labels {sorted(found)}, recorded were {sorted(request.scores)}; export it again"
                 )
             for label, wanted in request.scores.items():
-                if not abs(found[label] - wanted) <= GOLDEN_TOLERANCE:
+                if not abs(found[label] - wanted) <= GOLDEN_TOLERANCE * max(1.0, abs(wanted)):
                     raise BundleError(
-                        f"{self.bundle.path}: golden request {request.text!r}: {label} scores {found[label]:.6f}, not {wanted:.6f}; "
+                        f"{self.bundle.path}: golden request {request.input!r}: {label} scores {found[label]:.6f}, not {wanted:.6f}; "
                         "this machine or its software computes otherwise than the one that exported the bundle"
                     )
 
@@ -206,7 +231,7 @@ def resolve_bundle(ref: str, registry: Registry | None = None) -> Resolved:
     resolved = resolve(ref, registry)
     if resolved.bundle is None:
         raise _not_a_bundle(ref)
-    if resolved.bundle.manifest.task != "single_label":
+    if resolved.bundle.manifest.task == "masked_lm":
         raise BundleError(f"{ref}: is a {resolved.bundle.manifest.task} bundle, not a classifier; `raybert finetune` makes one from it")
     return resolved
 
@@ -222,4 +247,6 @@ def identity_of(resolved: Resolved) -> Identity:
 
 
 def _not_a_bundle(ref: str) -> BundleError:
-    return BundleError(f"{ref}: not a bundle, it has no raybert.json; serving takes what `raybert finetune` writes")
+    return BundleError(
+        f"{ref}: not a bundle, it has no raybert.json; serving takes what `raybert finetune` and `raybert models import` write"
+    )

@@ -22,6 +22,8 @@ from foundation.errors import ServiceError
 from serving.schema import ClassifyResponse, ErrorResponse, ModelCard, ModelList
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+Texts = str | Sequence[str | tuple[str, str]]
+"""One text, or a sequence of texts and of pairs (text, text pair) that are read together."""
 _RETRIED = frozenset({429, 503})
 _LONGEST_PAUSE_S = 30.0
 
@@ -54,8 +56,8 @@ class _Protocol:
         self._retries = retries
 
     @staticmethod
-    def _question(texts: str | Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-        inputs = texts if isinstance(texts, str) else list(texts)
+    def _question(texts: Texts, options: dict[str, Any]) -> dict[str, Any]:
+        inputs = texts if isinstance(texts, str) else [_written(text) for text in texts]
         return {"inputs": inputs} | {key: value for key, value in options.items() if value is not None}
 
     def _read(self, response: httpx.Response) -> httpx.Response:
@@ -84,6 +86,10 @@ class _Protocol:
         return min(_LONGEST_PAUSE_S, wanted) * random.uniform(1.0, 1.25)
 
 
+def _written(text: str | tuple[str, str]) -> str | dict[str, str]:
+    return text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+
+
 class Client(_Protocol):
     """A synchronous client; safe to share between threads.
 
@@ -99,7 +105,7 @@ class Client(_Protocol):
 
     def classify(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         model: str | None = None,
         top_k: int | None = None,
@@ -107,7 +113,7 @@ class Client(_Protocol):
         raw_scores: bool | None = None,
         truncate: bool | None = None,
     ) -> ClassifyResponse:
-        """Classify one text or several; what is None is left to the service.
+        """Classify one text or several, (text, text pair) among them; what is None is left to the service.
 
         Raises:
             RefusedError: The service answered with an error.
@@ -163,7 +169,7 @@ class AsyncClient(_Protocol):
 
     async def classify(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         model: str | None = None,
         top_k: int | None = None,

@@ -98,7 +98,7 @@ class ModelHost:
             served.batcher.check_room()
             loop = asyncio.get_running_loop()
             rows = await loop.run_in_executor(self._tokenizing, lambda: classifier.tokenize(texts, truncate=request.truncate))
-            logits_NC = await served.batcher.submit([row.ids for row in rows], deadline_s=deadline_s)
+            logits_NC = await served.batcher.submit(rows, deadline_s=deadline_s)
         found = classifier.results(logits_NC, rows, top_k=request.top_k, threshold=request.threshold, raw_scores=request.raw_scores)
         return ClassifyResponse.model_construct(
             model=classifier.identity.name,
@@ -106,12 +106,13 @@ class ModelHost:
             results=[
                 ClassifyResult.model_construct(
                     labels=[ScoredLabel.model_construct(label=item.label, score=item.score) for item in result.labels],
+                    predicted=list(result.predicted),
                     tokens=result.tokens,
                     truncated=result.truncated,
                 )
                 for result in found
             ],
-            usage=Usage.model_construct(texts=len(rows), tokens=sum(len(row.ids) for row in rows)),
+            usage=Usage.model_construct(texts=len(rows), tokens=sum(map(len, rows))),
         )
 
     def models(self) -> list[ModelCard]:
@@ -128,7 +129,10 @@ class ModelHost:
                 version=classifier.identity.version,
                 ref=self.config.model,
                 digest=classifier.identity.digest,
+                task=classifier.task,
                 labels=list(classifier.labels),
+                thresholds=classifier.thresholds,
+                takes_pairs=classifier.model.takes_pairs,
                 max_length=classifier.max_length,
                 run_id=manifest.run_id,
                 created=manifest.created,
@@ -146,7 +150,7 @@ class ModelHost:
         (row,) = await asyncio.get_running_loop().run_in_executor(self._tokenizing, served.classifier.tokenize, ["ping"])
         try:
             async with asyncio.timeout(_CANARY_TIMEOUT_S):
-                logits = await served.batcher.probe(row.ids)
+                logits = await served.batcher.probe(row)
         except TimeoutError:
             raise NotReady(f"the model gave no answer to a canary within {_CANARY_TIMEOUT_S:.0f} s") from None
         served.classifier.results(logits, [row])

@@ -163,9 +163,9 @@ def _parse(body: bytes) -> ClassifyRequest:
         if first["type"] == "json_invalid":
             raise InvalidRequest(f"the body is not JSON: {message}") from None
         if field and field.startswith("inputs"):
-            message = 'expected a text, {"text": …}, or a list of at least one of these'
+            message = 'expected a text, {"text": …, "text_pair": …}, or a list of at least one of these'
             if first["type"] == "extra_forbidden":
-                message = 'unknown field; an input is a text or {"text": …}'
+                message = 'unknown field; an input is a text or {"text": …, "text_pair": …}'
         elif first["type"] == "extra_forbidden":
             message = f"unknown field; known fields: {', '.join(ClassifyRequest.model_fields)}"
         raise InvalidRequest(f"{field}: {message}" if field else message, field=field) from None

@@ -12,23 +12,29 @@ class _Message(BaseModel):
 
 
 class TextInput(_Message):
-    """One text, written as an object."""
+    """One text, or a pair of texts, written as an object."""
 
     text: StrictStr
     """The text."""
+    text_pair: StrictStr | None = None
+    """A second text, read together with the first. Models with `takes_pairs` were trained on pairs; others read both all the same."""
+
+    def plain(self) -> str | tuple[str, str]:
+        """The text, or both."""
+        return self.text if self.text_pair is None else (self.text, self.text_pair)
 
 
 class ClassifyRequest(_Message):
     """A request to ``POST /v1/classify``."""
 
     inputs: StrictStr | TextInput | Annotated[list[StrictStr | TextInput], Field(min_length=1)]
-    """One text, or a list of texts."""
+    """One text or pair, or a list of them."""
     model: StrictStr | None = None
     """The served model: NAME, NAME/version or the REF it was started with; anything else is a 404. Default: what is served."""
     top_k: Annotated[StrictInt, Field(ge=1)] | None = None
     """Return this many labels, best first. Default: all."""
     raw_scores: StrictBool = False
-    """Return logits instead of probabilities."""
+    """Return logits instead of probabilities; a regression's values are its logits."""
     threshold: float | None = Field(None, allow_inf_nan=False)
     """Return only labels that score at least this much."""
     truncate: StrictBool = True
@@ -41,10 +47,10 @@ class ClassifyRequest(_Message):
             raise ValueError(f"found {threshold}; scores are probabilities, so it lies between 0 and 1 (raw_scores lifts that)")
         return threshold
 
-    def texts(self) -> list[str]:
-        """The inputs as a list of texts."""
+    def texts(self) -> list[str | tuple[str, str]]:
+        """The inputs as a list of texts and pairs."""
         inputs = self.inputs if isinstance(self.inputs, list) else [self.inputs]
-        return [item if isinstance(item, str) else item.text for item in inputs]
+        return [item if isinstance(item, str) else item.plain() for item in inputs]
 
 
 class ScoredLabel(_Message):
@@ -58,7 +64,10 @@ class ClassifyResult(_Message):
     """The answer for one text, at the text's place in the request."""
 
     labels: list[ScoredLabel]
-    """Best first."""
+    """Best first. A regression has one, whose score is the value."""
+    predicted: list[str] = []
+    """What the model decides, whatever `top_k` and `threshold` leave: the best label; of a multi-label model the labels that reach
+    their own thresholds, best first, possibly none; of a regression nothing."""
     tokens: int
     """Tokens that the model read, special tokens counted."""
     truncated: bool
@@ -91,7 +100,13 @@ class ModelCard(_Message):
     """The REF that the service follows."""
     digest: str
     """SHA-256 of the bundle's manifest."""
+    task: str = "single_label"
+    """single_label, multi_label or regression."""
     labels: list[str]
+    thresholds: dict[str, float] | None = None
+    """Of a multi-label model: the probability from which each label applies."""
+    takes_pairs: bool = False
+    """Whether the model was trained on pairs of texts."""
     max_length: int
     """Longest input in tokens."""
     run_id: str

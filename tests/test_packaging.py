@@ -79,10 +79,12 @@ def test_the_wheel_lists_every_package() -> None:
 )
 def test_every_import_is_declared(package: str, extra: str) -> None:
     providers = metadata.packages_distributions()
+    # encoder/onnx_export.py says which extra to install when they are not there.
+    allowed = declared(extra) | (declared("onnx") if package == "encoder" else frozenset())
     undeclared = {
         module: path
         for module, path in third_party(package).items()
-        if not {name_of(name) for name in providers.get(module, [module])} & declared(extra)
+        if not {name_of(name) for name in providers.get(module, [module])} & allowed
     }
     assert undeclared == {}
 

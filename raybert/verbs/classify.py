@@ -20,6 +20,9 @@ def classify(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, of the same kind.")],
     model: ModelRef,
     text_column: Annotated[str, typer.Option("--text-column", help="The column with the texts.")] = "text",
+    pair_column: Annotated[
+        str | None, typer.Option("--pair-column", help="The column with second texts, for a model of pairs.", show_default=False)
+    ] = None,
     prefix: Annotated[str, typer.Option("--prefix", help="Put before the new columns label and score.", show_default=False)] = "",
     actors: Annotated[int | None, typer.Option("--actors", min=1, help="Models at once. Default: one per CPU.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
@@ -29,11 +32,14 @@ def classify(
 ) -> None:
     """Classify every row of a file; label and score are written next to the columns that it has.
 
+    Of a multi-label model these are lists (JSON text in a CSV) of the labels that reach their thresholds and of their scores; a regression
+    writes a score only.
+
     Example: raybert classify reviews.csv scored.csv --model reviews@champion
     """
     from serving.bulk import examine
 
-    plan = examine(source, target, text_column=text_column, prefix=prefix, overwrite=overwrite)
+    plan = examine(source, target, text_column=text_column, pair_column=pair_column, prefix=prefix, overwrite=overwrite)
     from serving.classifier import resolve_bundle
 
     resolved = resolve_bundle(model)
@@ -55,6 +61,6 @@ def classify(
     given = ", ".join(f"{label} {count}" for label, count in result.labels.items())
     show(
         {"out": str(plan.target), "model": pinned, "rows": result.rows, "labels": result.labels},
-        f"{result.rows} rows classified by {pinned}: {given}\nwritten to {plan.target}",
+        f"{result.rows} rows classified by {pinned}{f': {given}' if given else ''}\nwritten to {plan.target}",
         as_json=as_json,
     )

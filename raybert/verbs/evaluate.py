@@ -18,23 +18,35 @@ def evaluate(
     model: ModelRef,
     data: Annotated[str, typer.Option("--data", help="A `data build` folder (its test split) or a labelled file.")],
     split: Annotated[str, typer.Option("--split", help="Which split of a folder: test or validation.")] = "test",
-    gate: Annotated[list[str] | None, typer.Option("--gate", help="METRIC=LEAST, repeatable. Default: the gates in the bundle.")] = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", help="METRIC=LEAST (of mae and rmse METRIC=MOST), repeatable. Default: the gates in the bundle."),
+    ] = None,
     baseline: Annotated[
-        bool | None, typer.Option("--baseline/--no-baseline", help="Fit TF-IDF + logistic regression on the folder's train split.")
+        bool | None, typer.Option("--baseline/--no-baseline", help="Fit a linear model on TF-IDF of the folder's train split.")
     ] = None,
     text_column: Annotated[str, typer.Option("--text-column", help="Column with the text, in a plain file.")] = "text",
+    pair_column: Annotated[
+        str | None, typer.Option("--pair-column", help="Column with the second text, in a plain file.", show_default=False)
+    ] = None,
     label_column: Annotated[str, typer.Option("--label-column", help="Column with the label, in a plain file.")] = "label",
+    label_separator: Annotated[
+        str | None,
+        typer.Option("--label-separator", help="Between the labels of a multi-label row, where they are plain text.", show_default=False),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on labelled rows beside a baseline. Exit code 3 when a gate fails.
+
+    The model's task says what the labels of a plain file are: one label, a list of labels, or a number.
 
     Example: raybert evaluate --model reviews/1 --data build/movie_reviews --gate accuracy=0.8
     """
     from pathlib import Path
 
     from corpus.config import LabelledDataConfig
-    from corpus.labelled import load_labelled, require_single
+    from corpus.labelled import load_labelled
     from foundation.references import resolve
     from foundation.registry import Registry
 
@@ -44,19 +56,34 @@ def evaluate(
     resolved = resolve(model)
     if resolved.bundle is None:
         raise BundleError(f"{model}: not a bundle; `raybert finetune` writes one")
+    from training.evaluation import LABEL_KINDS, check_gates, check_kind, evaluate_bundle, table
+
+    manifest = resolved.bundle.manifest
+    if manifest.task not in LABEL_KINDS:
+        raise BundleError(f"{model}: is a {manifest.task} bundle, not a classifier; `raybert finetune` makes one from it")
     is_folder = Path(data).is_dir()
-    config = LabelledDataConfig(train=data, validation_fraction=0, text_column=text_column, label_column=label_column)
-    labelled = require_single(load_labelled(config), data)
+    if label_separator is not None and manifest.task != "multi_label":
+        raise ConfigError(f"--label-separator: stands between the labels of a multi_label model's rows, {model} is {manifest.task}")
+    config = LabelledDataConfig(
+        train=data,
+        validation_fraction=0,
+        text_column=text_column,
+        pair_column=pair_column,
+        label_column=label_column,
+        label_kind=LABEL_KINDS[manifest.task],
+        label_separator=label_separator,
+    )
+    labelled = load_labelled(config)
+    kind = check_kind(resolved.bundle, labelled, data)
     # A plain file is all test rows: nothing of it is trained on here.
     chosen = getattr(labelled, split) if is_folder and len(labelled.test) else labelled.train
     fit_baseline = is_folder and len(labelled.test) > 0 if baseline is None else baseline
-    gates = wanted or {item.metric: item.wanted for item in resolved.bundle.manifest.gates}
+    gates = wanted or {item.metric: item.wanted for item in manifest.gates}
+    check_gates(gates, kind, baseline=fit_baseline)
     if dry_run:
         plan = {"model": model, "bundle": resolved.location, "rows": len(chosen), "gates": gates, "baseline": fit_baseline}
         show_plan(plan, as_json=as_json)
         return
-    from training.evaluation import evaluate_bundle, table
-
     found = evaluate_bundle(model, resolved.bundle, labelled, chosen, where=data, gates=gates, baseline=fit_baseline)
     if resolved.version is not None:
         Registry().record_evaluation(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foundation.errors import RegistryError
+from foundation.errors import ConfigError, RegistryError
 from raybert.options import AsJson, DryRun, show, show_plan
 
 app = typer.Typer(help="List, compare, promote and export registered models.", no_args_is_help=True, rich_markup_mode=None)
@@ -120,22 +120,39 @@ def rollback(name: Annotated[str, typer.Argument(help="Registered model.")], rea
 def export(
     ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    form: Annotated[str, typer.Option("--format", help="safetensors or onnx (needs the extra onnx).")] = "safetensors",
     as_json: AsJson = False,
 ) -> None:
-    """Copy a verified bundle to a folder that plain transformers loads.
+    """Write a verified bundle to a folder that plain transformers or ONNX Runtime loads, if it computes the same there.
 
-    Example: raybert models export reviews@champion ./reviews-model
+    Example: raybert models export reviews@champion ./reviews-model --format onnx
     """
-    from foundation.bundle import copy_bundle
     from foundation.references import resolve
 
+    if form not in ("safetensors", "onnx"):
+        raise ConfigError(f"--format: found {form!r}, expected safetensors or onnx")
     if target.exists():
         raise RegistryError(f"{target}: exists already; give a folder that does not")
-    resolved = resolve(ref)
-    if resolved.bundle is None:
+    bundle = resolve(ref).bundle
+    if bundle is None:
         raise RegistryError(f"{ref}: not a bundle; nothing to export")
-    copied = copy_bundle(resolved.bundle, target.absolute())
-    show({"ref": ref, "path": copied.path}, f"{ref} exported to {copied.path}", as_json=as_json)
+    path = target.absolute()
+    if form == "onnx":
+        from encoder.onnx_export import export_onnx
+
+        found = export_onnx(bundle, path)
+    else:
+        from encoder.plain_export import export_safetensors
+
+        found = export_safetensors(bundle, path)
+    compared = (
+        f"largest difference {found.largest_difference:.1e} over {found.rows} rows" if found.rows else "no golden requests to compare"
+    )
+    show(
+        {"ref": ref, "path": path, "format": form, "rows": found.rows, "largest_difference": found.largest_difference},
+        f"{ref} exported to {path} as {form}: {compared}",
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -90,6 +90,32 @@ def test_probabilities_follow_the_problem_type(problem: str, logits: list[list[f
     np.testing.assert_allclose(classifier.probabilities(np.array(logits, dtype=np.float32)), wanted, rtol=1e-6)
 
 
+def test_decisions_follow_the_task_and_a_bundles_own_thresholds(tmp_path: Path) -> None:
+    scores = np.array([[0.2, 0.5, 0.6], [0.7, 0.4, 0.1]], dtype=np.float32)
+    single = SequenceClassifier.load(make_classifier_bundle(tmp_path / "single", LABELS).path)
+    assert (single.task, single.decide(scores).tolist()) == ("single_label", [2, 0])
+    thresholds = {"negative": 0.1, "positive": 0.65}
+    tagged = make_classifier_bundle(tmp_path / "multi", LABELS, task="multi_label", thresholds=thresholds)
+    multi = SequenceClassifier.load(tagged.path)
+    assert multi.task == "multi_label"
+    assert multi.decide(scores).tolist() == [[True, True, False], [True, False, False]]
+    assert abs(multi.score(["a good movie"]).sum() - 1) > 0.01
+    value = SequenceClassifier.load(make_classifier_bundle(tmp_path / "value", ["stars"], task="regression", takes_pairs=True).path)
+    assert (value.task, value.labels, value.takes_pairs) == ("regression", ("stars",), True)
+    found = value.decide(value.score([("good", "movie"), ("bad", "movie")]))
+    assert found.dtype == np.float64
+    assert found.shape == (2,)
+    assert found[0] != found[1]
+
+
+def test_a_bundle_and_a_configuration_that_say_different_tasks_are_refused(tmp_path: Path) -> None:
+    bundle = make_classifier_bundle(tmp_path / "bundle")
+    manifest = json.loads((bundle.path / "raybert.json").read_text())
+    (bundle.path / "raybert.json").write_text(json.dumps(manifest | {"task": "regression"}))
+    with pytest.raises(EncoderError, match=r"says regression, config\.json has problem_type single_label_classification"):
+        SequenceClassifier.load(bundle.path)
+
+
 def test_a_bundle_brings_its_own_longest_input_and_labels(tmp_path: Path) -> None:
     bundle = make_classifier_bundle(tmp_path / "bundle", LABELS)
     classifier = SequenceClassifier.load(bundle.path)

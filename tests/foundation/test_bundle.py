@@ -33,6 +33,14 @@ def test_no_gate_checked_is_not_gates_passed(make_bundle: MakeBundle) -> None:
     assert not make_bundle(gate=False).manifest.gates_passed
 
 
+def test_a_gate_knows_in_which_direction_its_metric_is_better() -> None:
+    assert Gate.check("micro_f1", 0.5, 0.5).passed
+    assert not Gate.check("micro_f1", 0.5, 0.4).passed
+    assert Gate.check("mae", 0.5, 0.4).passed
+    assert not Gate.check("rmse", 0.5, 0.6).passed
+    assert not any(Gate.check(metric, 0.5, float("nan")).passed for metric in ("accuracy", "mae"))
+
+
 def test_an_altered_file_is_named(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     weights = bundle.path / "model.safetensors"
@@ -125,3 +133,35 @@ def test_a_bundle_of_before_profiles_opens_and_a_profile_is_kept(make_bundle: Ma
     found = profile("tokens", {3: 2}, {7: 5}, {"neg": 1, "pos": 1})
     reseal(bundle, profile=found)
     assert open_bundle(bundle.path).manifest.profile == found
+
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+def test_a_bundle_of_every_format_version_opens_and_is_resealed_as_the_newest(version: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / MANIFEST).write_bytes((GOLDEN / f"bundle_format_{version}.json").read_bytes())
+    bundle = open_bundle(tmp_path)
+    assert (bundle.manifest.format_version, bundle.manifest.labels, bundle.manifest.gates_passed) == (
+        version,
+        ("negative", "positive"),
+        True,
+    )
+    (golden,) = bundle.manifest.golden
+    assert golden.scores == {"negative": 0.25, "positive": 0.75}
+    if version == 1:
+        assert (bundle.manifest.thresholds, bundle.manifest.takes_pairs, golden.input) == ({}, False, "a good film")
+    else:
+        assert (bundle.manifest.thresholds, bundle.manifest.takes_pairs) == ({"negative": 0.4, "positive": 0.6}, True)
+        assert golden.input == ("a good film", "is it good?")
+    reseal(bundle, metrics={})
+    assert read_manifest(tmp_path).format_version == FORMAT_VERSION
+
+
+@pytest.mark.parametrize(("thresholds", "task"), [({"neutral": 0.5}, "multi_label"), ({"neg": 0.5}, "single_label")])
+def test_thresholds_that_no_label_or_no_task_asks_for_are_refused(make_bundle: MakeBundle, thresholds: dict[str, float], task: str) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle.path / MANIFEST).read_text())
+    (bundle.path / MANIFEST).write_text(json.dumps(manifest | {"thresholds": thresholds, "task": task}))
+    assert "thresholds: " in refusal(bundle.path)

@@ -210,7 +210,7 @@ def test_a_build_tells_its_findings_also_when_there_is_nothing_to_do(tmp_path: P
     assert json.loads(told.out)["skipped"] is True
 
 
-def test_an_evaluation_refuses_labels_that_no_model_answers_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_evaluation_refuses_labels_that_the_model_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_classifier_bundle(tmp_path / "bundle").path
     rows = tmp_path / "rows.csv"
     rows.write_text("text,score\n" + "".join(f"text {i},{i / 3}\n" for i in range(12)))
@@ -218,4 +218,4 @@ def test_an_evaluation_refuses_labels_that_no_model_answers_yet(tmp_path: Path, 
     recipe = DataConfig.model_validate({"sources": {"rows": source}, "tokenizer": str(bundle), "out": str(tmp_path / "built")})
     apply(plan(recipe, bundle), map_here)
     assert main(["evaluate", "--model", str(bundle), "--data", recipe.out]) == 2
-    assert "built: found label_kind: number; `finetune`, `tune` and `evaluate` take" in capsys.readouterr().err
+    assert "built: found label_kind: number; a single_label model is measured on label_kind: single" in capsys.readouterr().err

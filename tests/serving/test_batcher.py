@@ -49,7 +49,7 @@ class GatedModel:
 def test_scores_are_the_same_alone_and_in_any_batch(classifier: Classifier) -> None:
     async def run() -> None:
         batcher = Batcher(classifier.logits, LIMITS, max_queue_tokens=10_000)
-        rows = [row.ids for row in classifier.tokenize(WORDS * 5)]
+        rows = classifier.tokenize(WORDS * 5)
         together, *alone = await asyncio.gather(batcher.submit(rows), *(batcher.submit([row]) for row in rows))
         await batcher.close()
         plain = np.concatenate([classifier.logits([row]) for row in rows])

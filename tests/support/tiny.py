@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from foundation.bundle import Bundle, seal
+from foundation.bundle import Bundle, TaskKind, seal
 
 _TEXT = """
 this is a good bad product movie film great awful love hate the and of it was very not service fast slow happy sad nice poor
@@ -52,42 +52,57 @@ def write_tokenizer(folder: Path, *, positions: int = 64) -> int:
 
 
 def make_classifier_bundle(
-    folder: Path, labels: Sequence[str] = ("negative", "positive"), *, seed: int = 0, gates_passed: bool = True, spread: float = 3.0
+    folder: Path,
+    labels: Sequence[str] = ("negative", "positive"),
+    *,
+    seed: int = 0,
+    gates_passed: bool = True,
+    spread: float = 3.0,
+    task: TaskKind = "single_label",
+    takes_pairs: bool = False,
+    thresholds: Mapping[str, float] | None = None,
+    encoder: Callable[..., Path] | None = None,
 ) -> Bundle:
     """Write a sealed bundle of an untrained classifier.
 
     Args:
         folder: Where; created.
-        labels: Label names.
+        labels: Label names; a regression has one.
         seed: Other seeds answer otherwise.
         gates_passed: Whether its one recorded gate passed, so that it can be promoted.
         spread: Factor on the head's weights, so that scores differ visibly between texts.
+        task: What it answers.
+        takes_pairs: Whether its golden requests are pairs.
+        thresholds: Of a multi-label model.
+        encoder: Writes the encoder; default: ``make_encoder``.
     """
     import torch
 
-    from encoder.classifier import SequenceClassifier
+    from encoder.classifier import PROBLEM_TYPES, SequenceClassifier, Text
     from encoder.loading import load_tokenizer, new_classifier
-    from foundation.bundle import Gate, GoldenRequest
+    from foundation.bundle import Gate
 
-    make_encoder(folder, seed=seed)
+    (encoder or make_encoder)(folder, seed=seed)
     model = new_classifier(str(folder), labels, seed=seed, dropout=0.0)
+    model.config.problem_type = PROBLEM_TYPES[task]
+    head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]
     with torch.no_grad():
-        model.classifier.weight.mul_(spread)
+        head.weight.mul_(spread)
     model.save_pretrained(folder)
     classifier = SequenceClassifier(model, load_tokenizer(str(folder)), max_length=64)
-    texts = ["this is a good product", "this is a bad product"]
-    golden = tuple(
-        GoldenRequest(text=text, scores={label: float(score) for label, score in zip(classifier.labels, row, strict=True)})
-        for text, row in zip(texts, classifier.score(texts), strict=True)
-    )
+    texts: list[Text] = ["this is a good product", "this is a bad product"]
+    if takes_pairs:
+        texts = [("this is a good product", "is it good?"), ("this is a bad product", "the best movie")]
     return seal(
         folder,
-        task="single_label",
+        task=task,
         max_length=64,
         run_id=f"test-{seed}",
         data_fingerprint="0" * 64,
         labels=tuple(labels),
-        golden=golden,
+        takes_pairs=takes_pairs,
+        thresholds=thresholds,
+        golden=classifier.golden(texts),
         gates=(Gate(metric="accuracy", wanted=0.5, found=0.9 if gates_passed else 0.1, passed=gates_passed),),
     )
 
