@@ -13,6 +13,7 @@ from training.checkpoint import MOMENTS, Checkpoint, Fragment, write_fragments
 from training.config import OptimiserConfig
 from training.loop import Applied
 from training.objectives import Batch, ModelObjective
+from training.phases import Phases
 
 
 class WithObjective(nn.Module):
@@ -60,6 +61,7 @@ class TorchEngine:
         device: torch.device | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
+        self.phases = Phases()
         self.device = device or torch.device("cpu")
         if checkpoint is not None:
             checkpoint.load_parameters(model)
@@ -73,20 +75,23 @@ class TorchEngine:
     def accumulate(self, batch: Batch, *, scale: float) -> float:
         """Forward and backward of one micro-batch."""
         self._wrapped.train()
-        loss = self._wrapped(moved(batch, self.device)) * scale
-        loss.backward()
+        with self.phases("forward"):
+            loss = self._wrapped(moved(batch, self.device)) * scale
+        with self.phases("backward"):
+            loss.backward()
         return float(loss.detach())
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Clip, step, clear; a gradient that is not finite is skipped."""
-        limit = self._config.clip_norm or float("inf")
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        is_finite = norm == norm and norm != float("inf")
-        if is_finite:
-            for group in self._optimiser.param_groups:
-                group["lr"] = learning_rate
-            self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
+        with self.phases("optimiser"):
+            limit = self._config.clip_norm or float("inf")
+            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            is_finite = norm == norm and norm != float("inf")
+            if is_finite:
+                for group in self._optimiser.param_groups:
+                    group["lr"] = learning_rate
+                self._optimiser.step()
+            self._optimiser.zero_grad(set_to_none=True)
         return Applied(is_applied=is_finite, grad_norm=norm)
 
     def total(self, values: Sequence[float]) -> list[float]:

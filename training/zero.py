@@ -21,6 +21,7 @@ from training.config import OptimiserConfig
 from training.engine import WithObjective, moved, new_optimiser
 from training.loop import Applied
 from training.objectives import Batch, ModelObjective
+from training.phases import Phases
 
 
 class _ClippingAdamW(torch.optim.AdamW):
@@ -60,6 +61,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.phases = Phases()
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.device = device
@@ -89,15 +91,18 @@ class DeepSpeedEngine:
     def accumulate(self, batch: Batch, *, scale: float) -> float:
         """Forward and backward of one micro-batch. DeepSpeed averages over ranks, so the sum is scaled up by their number."""
         self._engine.train()
-        loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
-        self._engine.backward(loss, scale_wrt_gas=False)
+        with self.phases("forward"):
+            loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
+        with self.phases("backward"):
+            self._engine.backward(loss, scale_wrt_gas=False)
         return float(loss.detach()) / self.world_size
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Reduce, clip, step, clear."""
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
-        self._engine.step()
+        with self.phases("optimiser"):
+            self._engine.step()
         norm = self._engine.get_global_grad_norm()
         is_applied = bool(self._engine.was_step_applied())
         return Applied(is_applied=is_applied, grad_norm=float(norm) if norm is not None else float("nan"))
@@ -105,7 +110,8 @@ class DeepSpeedEngine:
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks."""
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
+        with self.phases("communication"):
+            torch.distributed.all_reduce(tensor)
         return list(tensor.tolist())
 
     def evaluate(self, batch: Batch) -> list[float]:
