@@ -8,18 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from corpus.manifest import BuildManifest, StageCount
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2733; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid #dde3ea; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-.bar { background: #e8edf3; height: .7rem; min-width: 8rem; } .bar div { background: #2f6f9f; height: 100%; }
-details { margin: .3rem 0; } summary { cursor: pointer; }
-blockquote { margin: .3rem 0 .3rem 1rem; padding-left: .7rem; border-left: 3px solid #dde3ea; color: #44515e; overflow-wrap: anywhere; }
-@media (prefers-color-scheme: dark) { body { color: #dfe6ee; background: #15191e; } .bar { background: #2a323b; }
-td, th { border-color: #333c46; } blockquote { color: #aab6c2; border-color: #333c46; } }
-"""
+from foundation.page import page as framed
 
 
 def text(manifest: BuildManifest, *, with_examples: bool = False) -> str:
@@ -71,10 +60,8 @@ def page(manifest: BuildManifest, title: str) -> str:
     labelled = "".join(f"<li>{escape(split)}: {rows:,}</li>" for split, rows in manifest.labelled.items())
     findings = "".join(f"<li>{escape(finding.kind)}: {escape(finding.message)}</li>" for finding in manifest.findings)
     classes = f"<h2>Labelled rows</h2><p>{escape(_labels(manifest))}</p><ul>{labelled}</ul>{f'<ul>{findings}</ul>' if findings else ''}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{escape(title)}</h1><p>Built {escape(manifest.created)}, content {manifest.fingerprint[:12]}, rows of "
+    body = (
+        f"<p>Built {escape(manifest.created)}, content {manifest.fingerprint[:12]}, rows of "
         f"{manifest.sequence_length} tokens, vocabulary of {manifest.tokenizer.vocabulary:,}.</p>"
         f"<h2>Sources</h2><table><tr><th>source<th class=n>rows<th>files</tr>{sources}</table>"
         f"<h2>Stages</h2><table><tr><th>stage<th class=n>rows in<th class=n>rows out<th>kept<th>notes</tr>{rows}</table>"
@@ -82,8 +69,9 @@ def page(manifest: BuildManifest, title: str) -> str:
         f"<th class=n>shards</tr>{packed}</table>"
         f"{tokens if manifest.tokenised else ''}"
         f"{classes if manifest.labelled else ''}"
-        f"{f'<h2>Examples of what was dropped</h2>{examples}' if examples else ''}</html>\n"
+        f"{f'<h2>Examples of what was dropped</h2>{examples}' if examples else ''}"
     )
+    return framed(title, body)
 
 
 def _labels(manifest: BuildManifest, shown: int | None = None) -> str:

@@ -168,8 +168,8 @@ def _by_varlen(states: list[torch.Tensor], layout: Layout, window: int | None, d
     reach = (-1, -1) if window is None else (window - 1, window - 1)
     query, key, value = states
     longest = layout.longest
-    found: torch.Tensor = varlen_attn(query, key, value, layout.ends, layout.ends, longest, longest, scale=scaling, window_size=reach)
-    return found
+    found = varlen_attn(query, key, value, layout.ends, layout.ends, longest, longest, scale=scaling, window_size=reach)
+    return found if isinstance(found, torch.Tensor) else found[0]
 
 
 def _fold(sizes_D: npt.NDArray[np.int64]) -> Fold:

@@ -23,6 +23,7 @@ VERBS = {
     "data": "data",
     "pretrain": "train",
     "finetune": "train",
+    "runs": "runs",
     "tune": "tune",
     "evaluate": "evaluate",
     "models": "models",

@@ -83,6 +83,8 @@ class RunConfig(Config):
     """Checkpoint folder of a run or trial with the same model to go on from, optimiser state and step included."""
     register_as: str | None = None
     """Name in the model registry; null registers nothing."""
+    profile_steps: int | None = Field(None, ge=1)
+    """After a warm-up, time so many steps by phase and trace as many with torch.profiler; null does not. `--profile` sets 5."""
     record_rows: bool = False
     """Each worker writes the row ids of every applied step, for audits of data order."""
 

@@ -16,6 +16,7 @@ from training.loss_scale import LossScale
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import kept_state, new_optimiser, restore_state, set_rates, state_kinds
+from training.phases import Phases
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,6 +67,7 @@ class TorchEngine:
         precision: Precision = "fp32",
         loss_scale: LossScale | None = None,
     ) -> None:
+        self.phases = Phases()
         self.device = device or torch.device("cpu")
         if checkpoint is not None:
             checkpoint.load_parameters(model)
@@ -81,21 +83,24 @@ class TorchEngine:
     def accumulate(self, batch: Batch, *, scale: float) -> float:
         """Forward and backward of one micro-batch."""
         self._wrapped.train()
-        loss = self._wrapped(moved(batch, self.device)) * scale
-        (loss * (self.loss_scale.factor if self.loss_scale else 1.0)).backward()
+        with self.phases("forward"):
+            loss = self._wrapped(moved(batch, self.device)) * scale
+        with self.phases("backward"):
+            (loss * (self.loss_scale.factor if self.loss_scale else 1.0)).backward()
         return float(loss.detach())
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Clip, step, clear; a gradient that is not finite is skipped."""
-        limit = self._config.clip_norm or float("inf")
-        if self.loss_scale:
-            unscale(self.model.parameters(), self.loss_scale)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
-        is_finite = norm == norm and norm != float("inf")
-        if is_finite:
-            set_rates(self._optimiser, learning_rate)
-            self._optimiser.step()
-        self.discard()
+        with self.phases("optimiser"):
+            limit = self._config.clip_norm or float("inf")
+            if self.loss_scale:
+                unscale(self.model.parameters(), self.loss_scale)
+            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            is_finite = norm == norm and norm != float("inf")
+            if is_finite:
+                set_rates(self._optimiser, learning_rate)
+                self._optimiser.step()
+            self.discard()
         self.loss_scale = self.loss_scale.after(is_finite) if self.loss_scale else None
         return Applied(is_applied=is_finite, grad_norm=norm)
 

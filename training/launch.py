@@ -9,7 +9,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.background import Background
 from cluster.session import Session
@@ -17,13 +17,23 @@ from foundation.bundle import Bundle
 from foundation.config import dump_yaml
 from foundation.errors import RaybertError, RunError
 from foundation.home import git_revision, write_atomically, write_json
-from foundation.progress import progress, say
-from foundation.records import Tail, read_rows
+from foundation.progress import say
+from foundation.records import Tail
+from training import runs
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.goodput import Ledger
+from training.live import watching
+from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
-from training.worker import KINDS, METRICS_FILE, run_worker
+from training.telemetry import Telemetry
+from training.worker import KINDS, run_worker
+
+if TYPE_CHECKING:
+    from training.recording import Curves
 
 _POLL_S = 0.5
+_TELL_S = 10.0
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # MLflow's words
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,13 @@ class RunResult:
     mlflow_run: str
     version: str | None
     """``NAME/version`` when the run registered its bundle."""
+    data_fingerprint: str
+    goodput: dict[str, float]
+    """Seconds by what they were spent on, and ``share``: how much was computing steps which count."""
+    phases: tuple[PhaseTime, ...]
+    """Where a mean step went; empty without ``profile_steps``."""
+    report: str
+    """An HTML file."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -56,7 +73,8 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
     Raises:
         RunError: The workers failed more often than the recipe allows; the message holds the cause.
     """
-    from training.recording import Recording
+    from training.recording import Curves, Recording
+    from training.report import write_report
 
     recipe = KINDS[plan.verb].model_validate(plan.recipe)
     folder = Path(plan.run_folder)
@@ -65,27 +83,31 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
     say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.count} worker(s), engine {plan.engine}")
     revision = git_revision(Path(__file__).parent) or "unknown"
     recording = Recording(plan.run_id, plan.recipe, {"raybert.verb": plan.verb, "raybert.git": revision})
-    status = "FAILED"
+    runs.begin(folder, plan.as_json(), score=recipe.score, score_order=recipe.score_order)
+    state = "failed"
     try:
-        began = time.monotonic()
-        outcome = _fit(plan, recipe)
-        train_seconds = time.monotonic() - began
+        with Curves(recording.log_rows) as curves:
+            began = time.monotonic()
+            outcome = _fit(plan, recipe, curves)
+            train_seconds = time.monotonic() - began
         if message := outcome.return_value.get("gave_up"):
-            recording.log_rows(read_rows(folder / METRICS_FILE))
             raise RunError(f"{plan.verb}: run {plan.run_id}: {message}; run folder: {folder}")
-        rows = read_rows(folder / METRICS_FILE)
-        recording.log_rows(rows)
-        recording.tag("raybert.data_fingerprint", outcome.return_value["data_fingerprint"])
+        fingerprint = outcome.return_value["data_fingerprint"]
+        recording.tag("raybert.data_fingerprint", fingerprint)
         checkpoint, metrics = _best(outcome, recipe)
-        bundle = _export(plan, recipe, checkpoint, metrics, outcome.return_value["data_fingerprint"])
+        bundle = _export(plan, recipe, checkpoint, metrics, fingerprint)
         version = recording.log_bundle(bundle, recipe.register_as)
-        status = "FINISHED"
+        state = "finished"
     except KeyboardInterrupt:
-        status = "KILLED"
+        state = "interrupted"
         say(f"{plan.verb}: interrupted; the last committed checkpoint is kept in {folder}")
         raise
     finally:
-        recording.finish(status)
+        recording.finish(_STATUS[state])
+        runs.end(folder, state)
+        run = runs.open_run(str(folder))
+        if state != "finished":
+            write_report(run)
     result = RunResult(
         run_id=plan.run_id,
         run_folder=str(folder),
@@ -94,15 +116,20 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
         steps=int(metrics["step"]),
         metrics={name: value for name, value in metrics.items() if name != "step"},
         train_seconds=round(train_seconds, 2),
-        restarts=sum(row["event"] == "attempt" for row in rows) - 1,
+        restarts=len(run.attempts) - 1,
         mlflow_run=recording.mlflow_id,
         version=version.ref if version else None,
+        data_fingerprint=fingerprint,
+        goodput=run.goodput().as_json(),
+        phases=run.phases(),
+        report=str(folder / runs.REPORT_FILE),
     )
-    write_json(folder / "result.json", result.as_json())
+    write_json(folder / runs.RESULT_FILE, result.as_json())
+    write_report(runs.open_run(str(folder)))
     return result
 
 
-def _fit(plan: TrainPlan, recipe: RunConfig) -> Any:
+def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves) -> Any:
     """Run the trainer to its end, and show the run's record meanwhile."""
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
@@ -129,27 +156,28 @@ def _fit(plan: TrainPlan, recipe: RunConfig) -> Any:
         ),
     )
     with Background(trainer.fit, name="ray-train") as work:
-        _follow(plan, work)
+        _follow(plan, work, curves)
         try:
             return work.result()
         except Exception as error:
             raise _explained(error, plan) from None
 
 
-def _follow(plan: TrainPlan, work: Background[Any]) -> None:
-    """Show the run's record as it grows, until the trainer ends."""
-    tail = Tail(Path(plan.run_folder) / METRICS_FILE)
-    figures: dict[str, float | str] = {}
-    with progress(plan.verb, plan.steps) as bar:
+def _follow(plan: TrainPlan, work: Background[Any], curves: Curves) -> None:
+    """Show the run's record as it grows, log it, and tell Prometheus its goodput, until the trainer ends."""
+    tail, ledger, telemetry = Tail(Path(plan.run_folder) / runs.METRICS_FILE), Ledger(time.time()), Telemetry(plan.run_id, "driver")
+    told = time.monotonic()
+    with watching(plan.verb, plan.run_id, plan.steps) as watch:
         while True:
             is_last = work.wait(0)
-            for row in tail.rows():
-                if row["event"] == "attempt" and row["step"] > 0:
-                    say(f"{plan.verb}: goes on from the checkpoint at step {row['step']}")
-                elif row["event"] == "evaluation":
-                    figures |= {name: row[name] for name in ("validation_loss", "accuracy", "macro_f1") if name in row}
-                elif row["event"] == "step":
-                    bar.update(row["step"] + 1, loss=row["loss"], **figures)
+            rows = list(tail.rows())
+            watch.show(rows)
+            curves.add(rows)
+            for row in rows:
+                ledger.add(row)
+            if is_last or time.monotonic() - told >= _TELL_S:
+                told = time.monotonic()
+                telemetry.tell("raybert_train_goodput", ledger.split(time.time()).share)
             if is_last:
                 return
             work.wait(_POLL_S)

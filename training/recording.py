@@ -1,21 +1,26 @@
 """MLflow: one run per training run with parameters, curves, lineage and the bundle; the bundle becomes a model version.
 
-Written by the driver from the run's own record, so that training never waits for, and never fails with, the tracking store.
+Written by the driver from the run's own record, on a thread, so that training never waits for, and never fails with, the tracking store.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from foundation.bundle import Bundle
 from foundation.home import Home, home
+from foundation.progress import say
 from foundation.registry import Registry, Version, quiet_mlflow
 
 EXPERIMENT = "raybert"
 # What MLflow takes in one call.
 _METRICS_PER_CALL = 1000
+# Rows kept for a store that does not take them; later ones push out earlier ones.
+_MOST_WAITING = 100_000
 _NOT_CURVES = {"event", "time", "step", "attempt"}
 
 
@@ -42,8 +47,8 @@ class Recording:
             )
 
     def tag(self, key: str, value: str) -> None:
-        """Set a tag of the run."""
-        with quiet_mlflow():
+        """Set a tag of the run; a store that fails is told of."""
+        with _told("a tag"), quiet_mlflow():
             self.registry.client.set_tag(self.mlflow_id, key, value)
 
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -62,19 +67,86 @@ class Recording:
                 self.registry.client.log_batch(self.mlflow_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 
     def log_bundle(self, bundle: Bundle, register_as: str | None) -> Version | None:
-        """Keep the bundle as an artifact and, if named, as the next version of a registered model."""
+        """Keep the bundle as an artifact and, if named, as the next version of a registered model.
+
+        Without a name, a store that fails is told of: the bundle is in the run's folder.
+        """
         client = self.registry.client
+        if register_as is None:
+            with _told("the bundle"), quiet_mlflow():
+                client.log_artifacts(self.mlflow_id, str(bundle.path), "bundle")
+            return None
         with quiet_mlflow():
             client.log_artifacts(self.mlflow_id, str(bundle.path), "bundle")
             source = f"{client.get_run(self.mlflow_id).info.artifact_uri}/bundle"
-        if register_as is None:
-            return None
         return self.registry.register(register_as, bundle, source=source, run_id=self.mlflow_id)
 
     def finish(self, status: str) -> None:
         """Close the MLflow run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        with quiet_mlflow():
+        with _told("the end of the run"), quiet_mlflow():
             self.registry.client.set_terminated(self.mlflow_id, status)
+
+
+class Curves:
+    """Hands a run's rows to ``log`` as they come, every few seconds, on a thread of its own.
+
+    A call that fails is told of once; its rows are tried again with the next. Leaving the block logs the rest, and waits a while for it.
+    """
+
+    def __init__(self, log: Callable[[Sequence[Mapping[str, Any]]], None], *, every_s: float = 10.0, wait_s: float = 60.0) -> None:
+        """``wait_s``: how long the end of the block waits for the store; after an error in it, a tenth of that."""
+        self._log, self._every_s, self._wait_s = log, every_s, wait_s
+        self._rows: list[Mapping[str, Any]] = []
+        self._lock, self._over, self._is_told = threading.Lock(), threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="raybert-curves", daemon=True)
+
+    def __enter__(self) -> Curves:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._over.set()
+        self._thread.join(self._wait_s if kind is None else self._wait_s / 10)
+        if self._thread.is_alive():
+            self._tell("it does not answer")
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in new rows; returns at once."""
+        with self._lock:
+            self._rows = (self._rows + list(rows))[-_MOST_WAITING:]
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            rows, self._rows = self._rows, []
+        try:
+            self._log(rows)
+        except Exception as error:  # whatever a store, its driver or the network raises
+            self._tell(error)
+            with self._lock:
+                self._rows = (rows + self._rows)[-_MOST_WAITING:]
+
+    def _tell(self, reason: object) -> None:
+        if not self._is_told:
+            self._is_told = True
+            say(f"MLflow: curves could not be logged, the run goes on without: {_first_line(reason)}")
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell of whatever a store, its driver or the network raises, and go on."""
+    try:
+        yield
+    except Exception as error:
+        say(f"MLflow: {what} could not be recorded: {_first_line(error)}")
+
+
+def _first_line(reason: object) -> str:
+    return next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)[:200]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

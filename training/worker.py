@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, assert_never
@@ -25,13 +25,17 @@ from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Skip
 from training.hardware import Decisions, decide
-from training.loop import Engine, StepReport, Stop, every, train
+from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
+from training.measuring import Meter, measured_peak, memory
+from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
+from training.profiling import StepProfiler, window
+from training.runs import METRICS_FILE, TRACE_FILE
+from training.telemetry import Telemetry
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
-METRICS_FILE = "metrics.jsonl"
 APPLIED_FOLDER = "applied"
 
 
@@ -57,7 +61,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
-    hooks = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
+    hooks: list[Hook] = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
@@ -76,8 +80,9 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     )
     outcome = {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
     try:
-        for _ in steps:
-            outcome["steps"] = run.progress.step
+        with run.profiled(hooks):
+            for _ in steps:
+                outcome["steps"] = run.progress.step
     except GuardError as error:
         # Returned, not raised: Ray Train would restart the workers, which would come to the same step and end alike.
         return outcome | {"gave_up": str(error)}
@@ -100,6 +105,8 @@ class _RunEngine(Engine, Protocol):
 
     loss_scale: LossScale | None
     """Of fp16, for the next step."""
+    phases: Phases
+    """Where the step's time goes."""
 
 
 class _Run:
@@ -111,6 +118,10 @@ class _Run:
         self.recipe, self.assembly, self.engine, self.folder = recipe, assembly, engine, folder
         self.attempt, self.progress, self.last = attempt, progress, last
         self.metrics = Recorder(folder / METRICS_FILE) if engine.rank == 0 else None
+        self.device = _device(recipe)
+        self.peak = measured_peak(self.device) * engine.world_size
+        self.meter = Meter(recipe, assembly, device=self.device, peak=self.peak)
+        self.telemetry = Telemetry(folder.name, engine.rank)
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
 
     def record_attempt(self, world_size: int, **found: Any) -> None:
@@ -118,7 +129,20 @@ class _Run:
         if self.applied:
             self.applied.write("attempt", rank=self.engine.rank, **began)
         if self.metrics:
-            self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, **began, **found)
+            self.metrics.write("attempt", steps=self.last, engine=self.recipe.engine, peak_flops=self.peak, **began, **found)
+
+    @contextmanager
+    def profiled(self, hooks: list[Hook]) -> Iterator[None]:
+        """Profile the steps within the block if the recipe says so and no earlier attempt did; adds hooks."""
+        wanted, trace = self.recipe.profile_steps, self.folder / TRACE_FILE
+        with ExitStack() as stack:
+            if wanted and self.metrics and not trace.exists():
+                steps = window(self.progress.step, self.last, wanted)
+                phases = self.engine.phases
+                profiler = StepProfiler(steps, phases, trace, self.metrics.write, self.device)
+                stack.enter_context(profiler)
+                hooks[:] = [profiler.after_step, *hooks, profiler.before_next]
+            yield
 
     def record_step(self, report: StepReport) -> None:
         self.progress = replace(
@@ -130,19 +154,20 @@ class _Run:
         )
         if self.applied:
             self.applied.write("applied", step=report.step, is_applied=report.is_applied, rows=report.row_ids)
+        values = {
+            "step": report.step,
+            "loss": report.loss,
+            "learning_rate": report.learning_rate,
+            "grad_norm": report.grad_norm,
+            "is_applied": report.is_applied,
+            "tokens": report.tokens,
+            "seconds": report.seconds,
+            "loader_seconds": report.loader_seconds,
+        }
+        figures = self.meter.figures(report)
         if self.metrics:
-            self.metrics.write(
-                "step",
-                step=report.step,
-                loss=report.loss,
-                learning_rate=report.learning_rate,
-                grad_norm=report.grad_norm,
-                is_applied=report.is_applied,
-                tokens=report.tokens,
-                seconds=report.seconds,
-                loader_seconds=report.loader_seconds,
-                **skipped(report.decision),
-            )
+            self.metrics.write("step", **values, **figures, **skipped(report.decision))
+        self.telemetry.step(values, figures)
 
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
         if isinstance(report.decision, GiveUp):
@@ -180,14 +205,12 @@ class _Run:
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        seconds = {"evaluation_seconds": evaluated - began, "checkpoint_seconds": time.perf_counter() - evaluated}
+        used = _everyone(memory(self.device), self.engine.world_size)
         if self.metrics:
-            self.metrics.write(
-                "evaluation",
-                step=done,
-                **metrics,
-                evaluation_seconds=evaluated - began,
-                checkpoint_seconds=time.perf_counter() - evaluated,
-            )
+            self.metrics.write("evaluation", step=done, **metrics, **seconds, **{name: max(one[name] for one in used) for name in used[0]})
+        for name, value in seconds.items():
+            self.telemetry.tell(f"raybert_train_{name}", value)
 
 
 def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:
@@ -245,8 +268,13 @@ def _agreed(value: str, world_size: int) -> str:
 
 def _gathered(files: dict[str, Any], world_size: int) -> dict[str, Any]:
     """All ranks' manifest entries in one mapping; collective."""
+    return {name: entry for entries in _everyone(files, world_size) for name, entry in sorted(entries.items())}
+
+
+def _everyone(value: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
+    """Each rank's value, in the order of ranks; collective."""
     if world_size == 1:
-        return files
+        return [value]
     everyone: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(everyone, files)
-    return {name: entry for entries in everyone for name, entry in sorted(entries.items())}
+    torch.distributed.all_gather_object(everyone, value)
+    return everyone

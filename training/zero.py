@@ -24,6 +24,7 @@ from training.loss_scale import LossScale
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
+from training.phases import Phases
 
 
 class _Clipping:
@@ -74,6 +75,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.phases = Phases()
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.device = device
@@ -104,16 +106,19 @@ class DeepSpeedEngine:
     def accumulate(self, batch: Batch, *, scale: float) -> float:
         """Forward and backward of one micro-batch. DeepSpeed averages over ranks, so the sum is scaled up by their number."""
         self._engine.train()
-        loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
+        with self.phases("forward"):
+            loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
         # At stages 1 to 3 ZeRO itself scales.
         factor = self.loss_scale.factor if self.loss_scale and self._stage == 0 else 1.0
-        self._engine.backward(loss * factor, scale_wrt_gas=False)
+        with self.phases("backward"):
+            self._engine.backward(loss * factor, scale_wrt_gas=False)
         return float(loss.detach()) / self.world_size
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Reduce, clip, step, clear."""
         set_rates(self._optimiser, learning_rate)
-        self._engine.step()
+        with self.phases("optimiser"):
+            self._engine.step()
         norm = self._engine.get_global_grad_norm()
         is_applied = bool(self._engine.was_step_applied())
         self.loss_scale = self.loss_scale.after(is_applied) if self.loss_scale else None
@@ -147,7 +152,8 @@ class DeepSpeedEngine:
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over ranks."""
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
+        with self.phases("communication"):
+            torch.distributed.all_reduce(tensor)
         return list(tensor.tolist())
 
     def evaluate(self, batch: Batch) -> list[float]:

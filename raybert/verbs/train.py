@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,11 @@ from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show
 pretrain_app = typer.Typer(rich_markup_mode=None)
 finetune_app = typer.Typer(rich_markup_mode=None)
 COMMANDS = {"pretrain": pretrain_app, "finetune": finetune_app}
+PROFILED_STEPS = 5
+
+Profile = Annotated[
+    bool, typer.Option("--profile", help="Time a few steps by phase and trace a few more (profile_steps=5, unless the recipe has it).")
+]
 
 
 @pretrain_app.command()
@@ -18,6 +23,7 @@ def pretrain(
     config: ConfigFile = None,
     overrides: Overrides = None,
     address: Address = None,
+    profile: Profile = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -25,7 +31,7 @@ def pretrain(
 
     Example: raybert pretrain -c configs/pretrain_movie_reviews_cpu.yaml data=build/movie_reviews steps=50
     """
-    _run("pretrain", config, overrides, address, dry_run, as_json)
+    _run("pretrain", config, overrides, address, profile, dry_run, as_json)
 
 
 @finetune_app.command()
@@ -33,6 +39,7 @@ def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
     address: Address = None,
+    profile: Profile = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,16 +47,19 @@ def finetune(
 
     Example: raybert finetune data.train=reviews.csv register_as=reviews
     """
-    _run("finetune", config, overrides, address, dry_run, as_json)
+    _run("finetune", config, overrides, address, profile, dry_run, as_json)
 
 
-def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | None, dry_run: bool, as_json: bool) -> None:
-    from foundation.config import load
+def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | None, profile: bool, dry_run: bool, as_json: bool) -> None:
+    from foundation.config import load, with_values
     from training.config import FinetuneConfig, PretrainConfig
     from training.planning import plan
 
     model: Any = FinetuneConfig if verb == "finetune" else PretrainConfig
-    planned = plan(verb, load(model, config, overrides or []))
+    recipe = load(model, config, overrides or [])
+    if profile and recipe.profile_steps is None:
+        recipe = with_values(recipe, {"profile_steps": PROFILED_STEPS}, where="--profile")
+    planned = plan(verb, recipe)
     warn(planned.findings)
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)
@@ -58,10 +68,14 @@ def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | Non
 
     with session(address, cpus=planned.cpus, gpus=planned.gpus, cpus_each=planned.recipe["workers"]["cpus_each"]) as opened:
         from training.launch import launch
+        from training.phases import table_text
 
         result = launch(planned, opened)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
     lines = [f"{verb} done in {result.train_seconds:.0f} s: best at step {result.steps}: {figures}", f"bundle: {result.bundle}"]
+    lines.append(f"report: {result.report}")
+    if result.phases:
+        lines.append(table_text(result.phases))
     if result.version:
         lines.append(f"registered as {result.version}; next: raybert models promote {result.version}")
     findings = {"findings": planned.findings} if verb == "finetune" else {}

@@ -8,7 +8,8 @@ from typing import Any
 
 from corpus.order import rows_of_step
 from foundation.records import read_rows
-from training.worker import APPLIED_FOLDER, METRICS_FILE
+from training.runs import METRICS_FILE
+from training.worker import APPLIED_FOLDER
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:

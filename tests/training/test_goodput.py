@@ -1,0 +1,93 @@
+"""Where a run's time went, from records that are made up: one undisturbed, one killed between two checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from training.goodput import Goodput, Ledger, goodput
+
+Rows = list[dict[str, Any]]
+
+
+class Record:
+    """Writes rows on a clock that it moves itself."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.rows: Rows = []
+
+    def attempt(self, step: int, *, after: float) -> Record:
+        self.now += after
+        self.rows.append({"event": "attempt", "time": self.now, "step": step, "world_size": 2})
+        return self
+
+    def steps(self, first: int, last: int, *, seconds: float = 2.0, data: float = 0.5) -> Record:
+        for step in range(first, last):
+            self.now += seconds
+            self.rows.append({"event": "step", "time": self.now, "step": step, "seconds": seconds, "loader_seconds": data})
+        return self
+
+    def checkpoint(self, step: int, *, evaluation: float = 3.0, writing: float = 1.0) -> Record:
+        self.now += evaluation + writing
+        row = {"event": "evaluation", "time": self.now, "step": step, "evaluation_seconds": evaluation, "checkpoint_seconds": writing}
+        self.rows.append(row)
+        return self
+
+
+def test_an_undisturbed_run_is_start_steps_and_checkpoints() -> None:
+    record = Record(100.0).attempt(0, after=7.0).steps(0, 4).checkpoint(4).steps(4, 6).checkpoint(6)
+    found = goodput(record.rows, started=100.0, ended=record.now + 5.0)
+    assert found == Goodput(start=7.0, data=3.0, compute=9.0, evaluation=6.0, checkpoint=2.0, other=5.0)
+    assert found.share == pytest.approx(9.0 / 32.0)
+
+
+def test_a_kill_between_checkpoints_loses_the_work_since_the_one_that_the_restart_goes_on_from() -> None:
+    record = Record(0.0).attempt(0, after=10.0).steps(0, 4).checkpoint(4).steps(4, 7)
+    record.attempt(4, after=60.0).steps(4, 8).checkpoint(8)
+    found = goodput(record.rows, started=0.0)
+    assert found.lost == 3 * 2.0
+    assert found.restart == 60.0
+    assert (found.data, found.compute) == (8 * 0.5, 8 * 1.5)
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_a_checkpoint_that_was_not_kept_is_lost_too() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2).checkpoint(2).steps(2, 4).checkpoint(4).steps(4, 5)
+    record.attempt(2, after=9.0).steps(2, 6).checkpoint(6)
+    found = goodput(record.rows, started=0.0)
+    assert found.lost == 3 * 2.0 + 4.0
+    assert (found.evaluation, found.checkpoint) == (6.0, 2.0)
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_a_kill_before_the_first_checkpoint_loses_all_steps_and_a_second_one_adds_to_it() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 3).attempt(0, after=4.0).steps(0, 2).checkpoint(2).steps(2, 3)
+    record.attempt(2, after=5.0).steps(2, 4)
+    found = goodput(record.rows, started=0.0, ended=record.now)
+    assert (found.start, found.lost, found.restart) == (1.0, 3 * 2.0 + 2.0, 9.0)
+    assert found.compute == 4 * 1.5
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_a_checkpoint_whose_row_was_never_written_can_be_gone_back_to() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2).checkpoint(2).steps(2, 4)  # killed between checkpoint 4 and its row
+    record.attempt(4, after=3.0).steps(4, 5)
+    found = goodput(record.rows, started=0.0)
+    assert found.seconds == pytest.approx(record.now)
+    assert found.lost >= 0
+
+
+def test_a_run_without_a_row_is_all_other() -> None:
+    assert goodput([], started=5.0, ended=9.0) == Goodput(other=4.0)
+    assert goodput([], started=5.0).share == 0.0
+
+
+def test_adding_rows_one_by_one_can_be_asked_at_any_time() -> None:
+    record = Record(0.0).attempt(0, after=2.0).steps(0, 4).checkpoint(4).steps(4, 6).attempt(4, after=3.0).steps(4, 6)
+    ledger = Ledger(0.0)
+    for count, row in enumerate(record.rows, 1):
+        ledger.add(row)
+        assert ledger.split() == goodput(record.rows[:count], started=0.0)
+        assert ledger.split().seconds == pytest.approx(row["time"])

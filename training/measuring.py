@@ -1,0 +1,83 @@
+"""What a worker measures of itself: its peak, its memory, each step's tokens a second and share of peak. The formula is ``flops.py``."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from corpus.masks import LinearShare, share_at
+from corpus.order import StepRows
+from corpus.shards import PackedRows
+from training.assembly import Assembly
+from training.config import PretrainConfig, RunConfig
+from training.flops import attended_length, dimensions, flops_per_token, share_of_peak
+from training.loop import StepReport
+
+_SIDE = 1024
+_TRIES = 5
+_SAMPLED_ROWS = 512
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOPs a second of a square matrix product of 1024, the median of five; takes a fraction of a second.
+
+    All workers measure at once, so that workers which share cores share the peak.
+    """
+    left, right = (torch.ones(_SIDE, _SIDE, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(_TRIES + 1):  # the first warms up
+        began = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return float(2 * _SIDE**3 / statistics.median(seconds[1:]))
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """``memory_bytes``: this process's resident set; ``gpu_memory_bytes``: the most that its tensors took of its GPU."""
+    found = {"memory_bytes": int(psutil.Process().memory_info().rss)}
+    if device.type == "cuda":
+        found["gpu_memory_bytes"] = int(torch.cuda.max_memory_allocated(device))
+    return found
+
+
+class Meter:
+    """Figures of a step."""
+
+    def __init__(self, recipe: RunConfig, assembly: Assembly, *, device: torch.device, peak: float) -> None:
+        """``peak``: FLOPs a second of all workers together."""
+        self._device, self._peak = device, peak
+        self._size = dimensions(assembly.model.config)
+        self._attended = attended_length(document_lengths(recipe, assembly))
+        self._share: float | LinearShare = 0.0
+        if isinstance(recipe, PretrainConfig):
+            final = recipe.masking.final_share
+            self._share = recipe.mask_share if final is None else LinearShare(recipe.steps, recipe.mask_share, final)
+
+    def figures(self, report: StepReport) -> dict[str, float]:
+        """``tokens_per_s`` (real tokens of all workers), ``mfu`` and this worker's memory."""
+        flops = report.tokens * flops_per_token(self._size, attended=self._attended, mask_share=share_at(report.step, self._share))
+        return {
+            "tokens_per_s": report.tokens / report.seconds,
+            "mfu": share_of_peak(flops, report.seconds, self._peak),
+            **memory(self._device),
+        }
+
+
+def document_lengths(recipe: RunConfig, assembly: Assembly) -> list[int]:
+    """Tokens of each document in a sample of the training rows, spread evenly over them."""
+    rows: Any = np.unique(np.linspace(0, assembly.objective.rows - 1, _SAMPLED_ROWS).astype(np.int64))
+    if not isinstance(recipe, PretrainConfig):
+        return [int(length) for length in assembly.objective.lengths(StepRows(np.zeros_like(rows), rows))]
+    packed = PackedRows.open(Path(recipe.data), check=False)
+    found: list[int] = []
+    for row in (packed.row(number) for number in np.unique(rows % len(packed)).tolist()):
+        found += np.diff(np.append(row.starts, len(row.ids))).tolist()
+    return found

@@ -1,0 +1,184 @@
+"""A training run's folder: which files are in it, what they say. Reads only; no torch, no Ray.
+
+``run.json`` is the driver's (what was planned, how it stands), ``metrics.jsonl`` rank 0's, ``result.json`` comes when the run has finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import DataError
+from foundation.home import Home, home, write_json
+from foundation.records import read_rows
+from training.goodput import Goodput, goodput
+from training.phases import PhaseTime, phase_table
+
+METRICS_FILE = "metrics.jsonl"
+RUN_FILE = "run.json"
+RESULT_FILE = "result.json"
+REPORT_FILE = "report.html"
+TRACE_FILE = "trace.json.gz"
+VERBS = ("pretrain", "finetune")
+
+
+def begin(folder: Path, plan: Mapping[str, Any], *, score: str, score_order: str) -> None:
+    """Write down that a run has begun, by this process."""
+    about = {"state": "running", "started": time.time(), "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
+    write_json(folder / RUN_FILE, about | {"score": score, "score_order": score_order, "plan": dict(plan)})
+
+
+def end(folder: Path, state: str) -> None:
+    """Write down how a run ended: ``finished``, ``failed`` or ``interrupted``."""
+    write_json(folder / RUN_FILE, json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) | {"state": state, "ended": time.time()})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it."""
+
+    folder: Path
+    about: dict[str, Any]
+    """``run.json``."""
+    result: dict[str, Any] | None
+
+    @cached_property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """``metrics.jsonl``, read when it is first asked for."""
+        return tuple(read_rows(self.folder / METRICS_FILE))
+
+    @property
+    def run_id(self) -> str:
+        """Also the folder's name."""
+        return self.folder.name
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """As ``--dry-run`` printed it."""
+        found: dict[str, Any] = self.about["plan"]
+        return found
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that ran it is gone without a word."""
+        state: str = self.about["state"]
+        is_here = self.about["host"] == socket.gethostname()
+        return "lost" if state == "running" and is_here and not Path(f"/proc/{self.about['pid']}").exists() else state
+
+    @property
+    def steps_done(self) -> int:
+        """Of the last attempt."""
+        return max((row["step"] + 1 if row["event"] == "step" else row["step"] for row in self._last_attempt()), default=0)
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Their rows."""
+        return [row for row in self.rows if row["event"] == "attempt"]
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the evaluation with the best score, the earliest of equals."""
+        rows = [row for row in self.surviving("evaluation") if self.about["score"] in row]
+        sign = 1 if self.about["score_order"] == "max" else -1
+        return max(rows, key=lambda row: sign * row[self.about["score"]], default=None)
+
+    def surviving(self, event: str) -> list[dict[str, Any]]:
+        """Rows of ``event`` by step; of a step that was done again after a restart, the last."""
+        found = {row["step"]: row for row in self.rows if row["event"] == event}
+        return [found[step] for step in sorted(found)]
+
+    def goodput(self) -> Goodput:
+        """Where its time went so far."""
+        return goodput(self.rows, started=self.about["started"], ended=self.about["ended"])
+
+    def phases(self) -> tuple[PhaseTime, ...]:
+        """Where a mean step went; empty without ``--profile``."""
+        return phase_table(self.rows)
+
+    def brief(self) -> dict[str, Any]:
+        """What ``runs list`` tells; of a finished run without reading its record."""
+        metric, best = self.about["score"], self.result["metrics"] if self.result else self.best or {}
+        done = self.plan["steps"] if self.result else self.steps_done
+        told = {"run_id": self.run_id, "verb": self.plan["verb"], "state": self.state, "started": self.about["started"]}
+        return told | {"steps_done": done, "steps": self.plan["steps"], "metric": metric, "score": best.get(metric)}
+
+    def figures(self) -> dict[str, Any]:
+        """What ``runs show`` tells."""
+        best = self.best
+        steps = self.surviving("step")
+        seconds = sum(row["seconds"] for row in steps)
+        return {
+            "run_id": self.run_id,
+            "verb": self.plan["verb"],
+            "state": self.state,
+            "steps": self.plan["steps"] if not self.attempts else self.attempts[-1]["steps"],
+            "steps_done": self.steps_done,
+            "score": {"metric": self.about["score"], "best": best and best[self.about["score"]], "step": best and best["step"]},
+            "loss": steps[-1]["loss"] if steps else None,
+            "tokens_per_s": round(sum(row["tokens"] for row in steps) / seconds, 1) if seconds else None,
+            "mfu": _mean([row["mfu"] for row in steps if "mfu" in row]),
+            "memory_bytes": max((row.get("memory_bytes", 0) for row in self.rows), default=0),
+            "workers": self.attempts[-1]["world_size"] if self.attempts else 0,
+            "restarts": max(0, len(self.attempts) - 1),
+            "skipped_steps": sum(not row["is_applied"] for row in steps),
+            "started": self.about["started"],
+            "ended": self.about["ended"],
+            "goodput": self.goodput().as_json(),
+            "phases": [asdict(row) for row in self.phases()],
+            "data_fingerprint": (self.result or {}).get("data_fingerprint"),
+            "folder": str(self.folder),
+            "report": str(report) if (report := self.folder / REPORT_FILE).exists() else None,
+        }
+
+    def _last_attempt(self) -> list[dict[str, Any]]:
+        first = max((place for place, row in enumerate(self.rows) if row["event"] == "attempt"), default=0)
+        return [row for row in self.rows[first:] if row["event"] in ("attempt", "step", "evaluation")]
+
+
+def open_run(ref: str, where: Home | None = None) -> Run:
+    """A run by its id, an unambiguous part of it, or its folder.
+
+    Raises:
+        DataError: No such run, or several.
+    """
+    runs = (where or home()).runs
+    given = Path(ref).expanduser()
+    if (given / RUN_FILE).is_file():
+        return _read(given.absolute())
+    known = [folder for folder in _folders(runs) if ref in folder.name]
+    exact = [folder for folder in known if folder.name == ref]
+    if len(found := exact or known) == 1:
+        return _read(found[0])
+    if found:
+        raise DataError(f"{ref}: names {len(found)} runs: {', '.join(folder.name for folder in found[:5])}; give more of the id")
+    raise DataError(f"{ref}: no such run in {runs}; `raybert runs list` lists them")
+
+
+def all_runs(where: Home | None = None) -> list[Run]:
+    """The runs of a home, the latest first."""
+    return sorted((_read(folder) for folder in _folders((where or home()).runs)), key=lambda run: -run.about["started"])
+
+
+def _folders(runs: Path) -> list[Path]:
+    return sorted(file.parent for file in runs.glob(f"*/{RUN_FILE}"))
+
+
+def _read(folder: Path) -> Run:
+    try:
+        about = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        result = folder / RESULT_FILE
+        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a run's folder: {error}") from None
+    return Run(folder, about, found)
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
