@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-Kind = Literal["runs", "block", "varlen", "padded"]
-"""``runs``: one SDPA call for each run of equally long documents, no mask and no waste (CPUs). ``block``: documents folded into rows of the
-longest one's length, SDPA with a block mask (GPUs without the next). ``varlen``: PyTorch's variable-length FlashAttention (GPUs from
-capability 8.0 on, 16 bit). ``padded``: a row for each document, padded, as every model of transformers takes it."""
+from encoder.settings import AttentionKind
 
 ATTENTION = "raybert"
 
@@ -44,7 +41,7 @@ class Fold:
 class Layout:
     """How documents lie in a row of N tokens, and how attention keeps them apart."""
 
-    kind: Kind
+    kind: AttentionKind
     lengths: tuple[int, ...]
     """Tokens of each document, in their order; ascending, so that equal ones are neighbours."""
     ends: torch.Tensor
@@ -69,7 +66,7 @@ class Layout:
         return replace(self, ends=self.ends.to(device, non_blocking=non_blocking), fold=fold)
 
 
-def layout(lengths: Sequence[int], kind: Kind) -> Layout:
+def layout(lengths: Sequence[int], kind: AttentionKind) -> Layout:
     """The layout of documents of these lengths, one behind the other.
 
     Raises:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from encoder.settings import NewModelConfig
 from foundation.errors import EncoderError
 from foundation.references import check_model_folder, check_tokenizer_folder
 
@@ -44,31 +46,39 @@ def load_config(location: str) -> Any:
         return AutoConfig.from_pretrained(location)
 
 
-def new_classifier(location: str, labels: Sequence[str], *, seed: int, dropout: float | None = None) -> Any:
-    """An encoder with a fresh single-label classification head, in fp32.
+def new_classifier(
+    location: str,
+    labels: Sequence[str],
+    *,
+    seed: int,
+    problem_type: str = "single_label_classification",
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> Any:
+    """An encoder with a fresh sequence-classification head, in fp32.
 
     Args:
         location: Encoder folder or hub id.
-        labels: Label names in the order of the logits.
+        labels: Label names in the order of the logits; one for a regression.
         seed: Of the head's initial weights.
-        dropout: Overrides hidden and attention dropout; None keeps the encoder's own.
+        problem_type: As transformers names it.
+        dropout: Overrides every dropout; None keeps the encoder's own.
+        attention_dropout: Overrides that of attention weights.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification
 
     config = load_config(location)
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
-    _set_dropout(config, dropout)
-    # The head is drawn from torch's global generator; fork it, so that loading a model moves nobody else's random numbers.
-    with torch.random.fork_rng(devices=[]), _explained(location):
-        torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
+    config.problem_type = problem_type
+    _set_dropout(config, dropout, attention_dropout)
+    return _loaded(AutoModelForSequenceClassification, location, config, seed)
 
 
-def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0) -> Any:
+def new_masked_lm(
+    location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0, next_sentence: bool = False
+) -> Any:
     """An encoder with its masked-language-model head in fp32; what the encoder lacks is drawn from ``seed``, the decoder is tied.
 
     Args:
@@ -77,18 +87,88 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
         dropout: As the encoder's configuration says when None.
         vocabulary: Ids that the tokenizer makes. A model with fewer embeddings gets new ones, up to the next multiple of
             ``EMBEDDINGS_MULTIPLE``; one that has enough stays as it is.
+        next_sentence: With the head for next-sentence prediction besides.
     """
-    import torch
-    from transformers import AutoModelForMaskedLM
+    from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
     config = load_config(location)
     _set_dropout(config, dropout)
-    with torch.random.fork_rng(devices=[]), _explained(location):
-        torch.manual_seed(seed)
-        model = AutoModelForMaskedLM.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
-        if vocabulary > model.config.vocab_size:
+    model = _loaded(AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM, location, config, seed)
+    if vocabulary > model.config.vocab_size:
+        with _drawn_from(seed):
             model.resize_token_embeddings(vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False)
-        return model
+    return model
+
+
+def blank_masked_lm(
+    shape: NewModelConfig, tokenizer: Any, vocabulary: int, *, seed: int, dropout: float = 0.0, next_sentence: bool = False
+) -> Any:
+    """An untrained model in fp32, with embeddings for a multiple of ``EMBEDDINGS_MULTIPLE`` ids.
+
+    Args:
+        shape: Its family and sizes.
+        tokenizer: Whose special tokens the configuration names.
+        vocabulary: Ids that the tokenizer makes.
+        seed: Of the weights.
+        dropout: Everywhere; recent recipes pretrain without.
+        next_sentence: With the head for next-sentence prediction besides.
+    """
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining
+
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    given: dict[str, Any] = {
+        "vocab_size": -(-vocabulary // EMBEDDINGS_MULTIPLE) * EMBEDDINGS_MULTIPLE,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.attention_heads,
+        "intermediate_size": shape.feed_forward,
+        "pad_token_id": padding,
+        "max_position_embeddings": shape.positions + (padding + 1 if shape.family == "roberta" else 0),
+        # Theirs is that of another tokenizer.
+        "bos_token_id": tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id,
+    }
+    if shape.family == "modernbert":
+        given |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+    if shape.family == "distilbert":
+        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
+        given = {names.get(key, key): value for key, value in given.items()}
+    config = AutoConfig.for_model(shape.family, **given)
+    _set_dropout(config, dropout)
+    with _drawn_from(seed):
+        model = (AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM).from_config(config, attn_implementation="sdpa")
+    return _able(model.float())
+
+
+def _loaded(kind: Any, location: str, config: Any, seed: int) -> Any:
+    """The model at ``location``, fp32, able to compute without padding where its family is."""
+    import torch
+
+    with _drawn_from(seed), _explained(location):
+        try:
+            model = kind.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
+        except ValueError as error:
+            # Families whose attention is none that SDPA computes.
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            model = kind.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="eager")
+    return _able(model)
+
+
+def _able(model: Any) -> Any:
+    from encoder.padding_free import prepare
+
+    return prepare(model)
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """New weights come from torch's global generator; fork it, so that making a model moves nobody else's random numbers."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_vocabulary(model_config: Any, tokenizer: Any, location: str) -> None:
@@ -114,12 +194,16 @@ def longest_input(model_config: Any, tokenizer: Any, wanted: int, location: str)
     return wanted
 
 
-def _set_dropout(config: Any, dropout: float | None) -> None:
-    if dropout is None:
-        return
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "classifier_dropout"):
-        if isinstance(getattr(config, name, None), (int, float)):
-            setattr(config, name, dropout)
+_DROPOUT = ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout", "seq_classif_dropout")
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+
+
+def _set_dropout(config: Any, dropout: float | None, attention_dropout: float | None = None) -> None:
+    of_attention = dropout if attention_dropout is None else attention_dropout
+    for names, value in ((_DROPOUT, dropout), (_ATTENTION_DROPOUT, of_attention)):
+        for name in names:
+            if value is not None and isinstance(getattr(config, name, None), (int, float)):
+                setattr(config, name, value)
 
 
 class _explained:

@@ -10,16 +10,17 @@ Shapes: N tokens, D documents, M masked tokens, h width, V vocabulary, C classes
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.attention import ATTENTION, Kind, Layout, layout, positions, register
+from encoder.attention import ATTENTION, Layout, layout, positions, register
+from encoder.settings import AttentionKind
 from foundation.errors import EncoderError
 
 _TOLERANCE = 1e-4  # on logits; rounding alone is two orders below, attention to another document far above
@@ -52,26 +53,40 @@ class Documents:
         return self.layout.ends[:-1].long()
 
 
-def documents(rows: Sequence[npt.NDArray[Any]], kind: Kind, types: Sequence[npt.NDArray[Any]] | None = None) -> tuple[Documents, Any]:
-    """Put documents one behind the other.
+class Placed(NamedTuple):
+    """Where things went when documents were put in the order of their lengths."""
+
+    documents_D: npt.NDArray[np.int64]
+    """Which of the given documents each one is."""
+    tokens_N: npt.NDArray[np.int64]
+    """Which of the given tokens each one is."""
+
+    def places(self, given: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where given tokens are now."""
+        now_N = np.empty_like(self.tokens_N)
+        now_N[self.tokens_N] = np.arange(len(now_N))
+        return now_N[given]
+
+
+def documents(
+    ids_N: npt.NDArray[Any], sizes_D: npt.NDArray[np.int64], kind: AttentionKind, types_N: npt.NDArray[Any] | None = None
+) -> tuple[Documents, Placed]:
+    """Put documents that lie one behind the other in the order of their lengths.
 
     Args:
-        rows: Token ids of each, in any order.
+        ids_N: Their token ids.
+        sizes_D: Tokens of each, N in all, none 0.
         kind: How attention will keep them apart.
-        types: Token types of each; None is all 0.
-
-    Returns:
-        The documents, and (D,) int64 which of ``rows`` each of them is.
+        types_N: Token types; None is all 0.
     """
-    sizes = np.array([len(row) for row in rows], dtype=np.int64)
-    order_D = np.argsort(sizes, kind="stable")
-    ids_N = np.concatenate([np.asarray(rows[i], dtype=np.int64) for i in order_D])
-    types_N = np.zeros_like(ids_N) if types is None else np.concatenate([np.asarray(types[i], dtype=np.int64) for i in order_D])
-    sizes_D = sizes[order_D]
-    return (
-        Documents(torch.from_numpy(ids_N), torch.from_numpy(positions(sizes_D)), torch.from_numpy(types_N), layout(sizes_D.tolist(), kind)),
-        order_D,
-    )
+    order_D = np.argsort(sizes_D, kind="stable")
+    sorted_D = sizes_D[order_D]
+    offset_N = positions(sorted_D)
+    tokens_N = np.repeat((np.cumsum(sizes_D) - sizes_D)[order_D], sorted_D) + offset_N
+    sorted_N = np.asarray(ids_N, dtype=np.int64)[tokens_N]
+    sorted_types_N = np.zeros_like(sorted_N) if types_N is None else np.asarray(types_N, dtype=np.int64)[tokens_N]
+    arrays = (torch.from_numpy(array) for array in (sorted_N, offset_N, sorted_types_N))
+    return Documents(*arrays, layout(sorted_D.tolist(), kind)), Placed(order_D, tokens_N)
 
 
 def prepare(model: Any) -> Any:
@@ -84,14 +99,26 @@ def prepare(model: Any) -> Any:
 
 def masked_logits(model: Any, found: Documents, masked_M: torch.Tensor) -> torch.Tensor:
     """Vocabulary logits_MV of a masked-language model at ``masked_M``, places among the N tokens; computed nowhere else."""
-    places_M = masked_M if found.layout.kind != "padded" else _fold(found).places_N[masked_M]
-
-    def select(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.flatten(0, 1).index_select(0, places_M).unsqueeze(0)
-
-    with _handing_on(model.base_model, select):
+    with _handing_on(model.base_model, _masked(found, masked_M)):
         logits: torch.Tensor = _forward(model, found).logits
     return logits.squeeze(0)
+
+
+def pretraining_logits(model: Any, found: Documents, masked_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``masked_logits``, and logits (D, 2) of whether each document's second half is its own; for models with both heads."""
+    pooler = model.base_model.pooler
+    pooled = _pooled(model, found)
+    # In padded form each row begins with its document's first token already.
+    handle = None
+    if found.layout.kind != "padded":
+        handle = pooler.register_forward_pre_hook(lambda _, inputs: (pooled(inputs[0]), *inputs[1:]))
+    try:
+        with _handing_on(model.base_model, _masked(found, masked_M)):
+            output = _forward(model, found)
+    finally:
+        if handle is not None:
+            handle.remove()
+    return output.prediction_logits.squeeze(0), output.seq_relationship_logits
 
 
 def class_logits(model: Any, found: Documents) -> torch.Tensor:
@@ -113,7 +140,7 @@ def class_logits(model: Any, found: Documents) -> torch.Tensor:
     return logits
 
 
-def check_same(model: Any, kind: Kind, *, vocabulary: int) -> None:
+def check_same(model: Any, kind: AttentionKind, *, vocabulary: int) -> None:
     """Compute three made-up documents in one row, and each alone as transformers does, and compare.
 
     Args:
@@ -130,18 +157,22 @@ def check_same(model: Any, kind: Kind, *, vocabulary: int) -> None:
     known = np.setdiff1d(np.arange(vocabulary), [model.config.pad_token_id or 0])
     rows = [generator.choice(known, min(size, limit)) for size in (5, 9, 9)]
     device = next(model.parameters()).device
-    found, order_D = documents(rows, kind)
+    found, placed = documents(np.concatenate(rows), np.array([len(row) for row in rows]), kind)
     found = found.to(device)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            if "MaskedLM" in type(model).__name__ or "PreTraining" in type(model).__name__:
-                ours = masked_logits(model, found, torch.arange(len(found.ids_N), device=device))
-                alone = [_alone(model, rows[i], device)[0] for i in order_D]
+            everything = torch.arange(len(found.ids_N), device=device)
+            if "PreTraining" in type(model).__name__:
+                ours = pretraining_logits(model, found, everything)[0]
+                alone = [_alone(model, rows[i], device)[0] for i in placed.documents_D]
+            elif "MaskedLM" in type(model).__name__:
+                ours = masked_logits(model, found, everything)
+                alone = [_alone(model, rows[i], device)[0] for i in placed.documents_D]
             else:
                 ours = class_logits(model, found)
-                alone = [_alone(model, rows[i], device) for i in order_D]
+                alone = [_alone(model, rows[i], device) for i in placed.documents_D]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise EncoderError(f"{_family(model)}: cannot be computed without padding: {str(error).splitlines()[0]}; {_REMEDY}") from None
     finally:
@@ -200,6 +231,12 @@ def _accepted(model: Any) -> Any:
     return inspect.signature(type(model).forward).parameters
 
 
+def _masked(found: Documents, masked_M: torch.Tensor) -> _Select:
+    """Hidden states of all tokens to (1, M, h), those of the masked ones."""
+    places_M = masked_M if found.layout.kind != "padded" else _fold(found).places_N[masked_M]
+    return lambda hidden: hidden.flatten(0, 1).index_select(0, places_M).unsqueeze(0)
+
+
 def _pooled(model: Any, found: Documents) -> _Select:
     """Hidden states (1, N, h) to one for each document (D, 1, h): its first token's, or its mean where the head takes that."""
     if getattr(model.config, "classifier_pooling", "cls") == "mean":
@@ -237,7 +274,8 @@ def _fold(found: Documents) -> Any:
 
 
 def _alone(model: Any, ids: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    logits: torch.Tensor = model(input_ids=torch.from_numpy(ids.astype(np.int64)).unsqueeze(0).to(device)).logits
+    output = model(input_ids=torch.from_numpy(ids.astype(np.int64)).unsqueeze(0).to(device))
+    logits: torch.Tensor = output.prediction_logits if "prediction_logits" in output else output.logits
     return logits
 
 

@@ -13,24 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from corpus.labelled import LabelledData
+from corpus.labelled import LabelledData, LabelledSplit
 from corpus.masks import LinearShare, Masking, Spans
 from corpus.order import RowOrder, StepRows
 from corpus.positions import linear_ramp
 from corpus.shards import PackedRows
-from encoder.loading import check_vocabulary, load_tokenizer, longest_input, new_classifier, new_masked_lm
-from foundation.errors import ConfigError
+from encoder.loading import check_vocabulary, load_tokenizer, longest_input
+from encoder.padding_free import check_same
+from encoder.settings import AttentionKind
+from foundation.errors import ConfigError, EncoderError
+from foundation.progress import say
+from training.beginnings import first_classifier, first_masked_lm, output_names
 from training.checkpoint import Checkpoint
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
-from training.division import microbatches_of_rank
+from training.division import Limits, microbatches_of_rank
 from training.engine import TorchEngine
 from training.hardware import Decisions
 from training.loop import Engine
-from training.objectives import Classification, MaskedLanguageModel, check_pretrainable
+from training.objectives import LengthRamp, MaskedLanguageModel, Supervised
 from training.optimisers import freeze
 from training.planning import read_labelled, total_steps
 from training.preparation import first_loss_scale, prepare
 from training.schedule import learning_rate
+from training.tasks import task_of
 from training.vocabulary import check_vocabularies
 
 
@@ -46,35 +51,44 @@ class Assembly:
     tokenizer: Any
     steps: int
     data_fingerprint: str
+    attention: AttentionKind
+    """How documents are kept apart."""
     labels: tuple[str, ...] = ()
     order: RowOrder | None = None
     """Of the training rows; None is every row once an epoch."""
 
 
-def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None) -> Assembly:
+def assemble(
+    recipe: RunConfig, location: str, data: LabelledData | None = None, *, attention: AttentionKind = "runs"
+) -> Assembly:
     """Read data and build objective and model.
 
     Args:
         recipe: A pretrain or finetune recipe.
         location: The encoder's folder or hub id (the recipe's REF, resolved).
         data: Labelled rows, if the caller has read them already.
+        attention: How documents are kept apart, as ``hardware.py`` decided.
+
+    Raises:
+        EncoderError: The model cannot be computed so, and the recipe does not leave that open.
     """
     if isinstance(recipe, PretrainConfig):
-        return _pretraining(recipe, location)
+        return _pretraining(recipe, location, attention)
     assert isinstance(recipe, FinetuneConfig)
-    return _finetuning(recipe, location, data or read_labelled(recipe))
+    return _finetuning(recipe, location, data or read_labelled(recipe), attention)
 
 
-def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> Assembly:
+def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, attention: AttentionKind) -> Assembly:
     tokenizer = load_tokenizer(location)
-    model = new_classifier(location, data.labels, seed=recipe.seed, dropout=recipe.dropout)
+    model = first_classifier(recipe, location, data)
     freeze(model, recipe.freeze)
     check_vocabulary(model.config, tokenizer, location)
     longest_input(model.config, tokenizer, recipe.max_length, location)
+    kind, task = _borne(recipe, model, attention, len(tokenizer)), task_of(recipe, data)
 
-    def objective(split: Any) -> Classification:
-        encoded = tokenizer(split.texts, truncation=True, max_length=recipe.max_length, return_attention_mask=False)["input_ids"]
-        return Classification(encoded, split, classes=len(data.labels), pad_id=tokenizer.pad_token_id or 0)
+    def objective(split: LabelledSplit) -> Supervised:
+        ids, types = tokenised(tokenizer, split, recipe.max_length)
+        return Supervised(ids, split.labels, split.ids, task=task, attention=kind, types=types)
 
     return Assembly(
         objective=objective(data.train),
@@ -83,24 +97,52 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData) -> As
         tokenizer=tokenizer,
         steps=total_steps(recipe, len(data.train)),
         data_fingerprint=data.fingerprint,
-        labels=data.labels,
+        attention=kind,
+        labels=output_names(data),
     )
 
 
-def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
+def tokenised(tokenizer: Any, split: LabelledSplit, max_length: int) -> tuple[list[Any], list[Any] | None]:
+    """Token ids of each row, cut to ``max_length`` (of a pair the longer text first), and token types where there are pairs."""
+    found = tokenizer(split.texts, split.pairs, truncation=True, max_length=max_length, return_attention_mask=False)
+    ids = [np.asarray(row, dtype=np.int32) for row in found["input_ids"]]
+    if split.pairs is None or "token_type_ids" not in found:
+        return ids, None
+    return ids, [np.asarray(row, dtype=np.int8) for row in found["token_type_ids"]]
+
+
+def _borne(recipe: RunConfig, model: Any, attention: AttentionKind, vocabulary: int) -> AttentionKind:
+    """``attention`` if the model can be computed so; padded rows, if it cannot and the recipe leaves that open."""
+    if attention in ("varlen", "padded"):
+        return attention  # its kernels need the GPU, where the model is not yet; padded rows are what every model takes
+    try:
+        check_same(model, attention, vocabulary=vocabulary)
+    except EncoderError as error:
+        if recipe.attention != "auto":
+            raise
+        say(f"{error}; rows are padded")
+        return "padded"
+    return attention
+
+
+def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind) -> Assembly:
     packed = PackedRows.open(Path(recipe.data))
     tokenizer = load_tokenizer(str(packed.tokenizer_folder))
-    check_vocabularies(recipe, packed, load_tokenizer(location).get_vocab(), tokenizer.get_vocab())
-    model = new_masked_lm(location, seed=recipe.seed, dropout=recipe.dropout, vocabulary=packed.manifest.tokenizer.vocabulary)
-    check_pretrainable(model.config.model_type, location)
+    vocabulary = packed.manifest.tokenizer.vocabulary
+    if recipe.new_model is None:
+        check_vocabularies(recipe, packed, load_tokenizer(location).get_vocab(), tokenizer.get_vocab())
+    model = first_masked_lm(recipe, location, tokenizer, vocabulary, dropout=recipe.dropout)
     longest_input(model.config, tokenizer, packed.sequence_length, location)
+    kind = _borne(recipe, model, attention, vocabulary)
 
     share: float | LinearShare = recipe.mask_share
     if recipe.masking.final_share is not None:
         share = LinearShare(recipe.steps, recipe.mask_share, recipe.masking.final_share)
-    continues = _continuing(tokenizer, packed.manifest.tokenizer.vocabulary, recipe.encoder) if recipe.masking.whole_words else None
+    continues = _continuing(tokenizer, vocabulary, recipe.data) if recipe.masking.whole_words else None
     spans = Spans() if recipe.masking.spans else None
     masking = Masking(recipe.masking.mask, recipe.masking.random, spans, recipe.masking.predictions_per_row)
+
+    ramp = recipe.length_ramp and LengthRamp(recipe.length_ramp.first_tokens, recipe.length_ramp.over_steps, packed.sequence_length)
 
     def objective(rows: PackedRows) -> MaskedLanguageModel:
         return MaskedLanguageModel(
@@ -110,9 +152,11 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
             continues=continues,
             seed=recipe.seed,
             mask_id=tokenizer.mask_token_id,
-            pad_id=tokenizer.pad_token_id or 0,
             # Not the model's: its embeddings may be padded beyond the last token.
-            vocabulary=packed.manifest.tokenizer.vocabulary,
+            vocabulary=vocabulary,
+            attention=kind,
+            ramp=ramp,
+            separator=tokenizer.sep_token_id if recipe.next_sentence else None,
         )
 
     return Assembly(
@@ -122,16 +166,17 @@ def _pretraining(recipe: PretrainConfig, location: str) -> Assembly:
         tokenizer=tokenizer,
         steps=recipe.steps,
         data_fingerprint=packed.manifest.fingerprint,
+        attention=kind,
         order=packed.order(recipe.seed, short_first=recipe.curriculum == "short_first"),
     )
 
 
-def _continuing(tokenizer: Any, vocabulary: int, encoder: str) -> Any:
+def _continuing(tokenizer: Any, vocabulary: int, where: str) -> Any:
     """(V,) which tokens continue a word."""
     continues = np.zeros(vocabulary, dtype=np.bool_)
     continues[[number for word, number in tokenizer.get_vocab().items() if word.startswith("##")]] = True
     if not continues.any():
-        raise ConfigError(f"masking.whole_words: {encoder} has no WordPiece vocabulary, so its tokens do not say which word they continue")
+        raise ConfigError(f"masking.whole_words: {where} has no WordPiece vocabulary, so its tokens do not say which word they continue")
     return continues
 
 
@@ -156,14 +201,14 @@ def rate_of(recipe: RunConfig, steps: int) -> Callable[[int], float]:
     return lambda step: learning_rate(step, steps=steps, config=recipe.schedule)
 
 
-def loop_arguments(recipe: RunConfig, steps: int) -> dict[str, Any]:
+def loop_arguments(recipe: RunConfig, steps: int, attention: AttentionKind) -> dict[str, Any]:
     """What ``loop.train`` takes from a recipe."""
     ramp = recipe.batch_ramp if isinstance(recipe, PretrainConfig) else None
     batches = linear_ramp(ramp.first_rows, recipe.rows_per_step, increment=ramp.increment, over_rows=ramp.over_rows) if ramp else None
     return {
         "batches": batches,
         "rows_per_step": recipe.rows_per_step,
-        "rows_per_microbatch": recipe.rows_per_microbatch,
+        "limits": Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=attention == "padded"),
         "prefetch_steps": recipe.prefetch_steps,
         "seed": recipe.seed,
         "learning_rate": rate_of(recipe, steps),
@@ -172,13 +217,13 @@ def loop_arguments(recipe: RunConfig, steps: int) -> dict[str, Any]:
     }
 
 
-def evaluate(engine: Engine, validation: Any, *, rows_per_batch: int = 64) -> dict[str, float]:
+def evaluate(engine: Engine, validation: Any, limits: Limits) -> dict[str, float]:
     """Metrics over all held-out rows, the same on every rank; collective.
 
     Held-out and training objectives count alike, so a batch of one can be computed by the engine that wraps the other.
     """
     everything = StepRows(np.zeros(validation.rows, dtype=np.int64), np.arange(validation.rows, dtype=np.int64))
-    plan = microbatches_of_rank(validation.lengths(everything), engine.rank, engine.world_size, rows_per_batch)
+    plan = microbatches_of_rank(validation.lengths(everything), engine.rank, engine.world_size, limits)
     sums: list[float] = []
     for micro in plan:
         counts = engine.evaluate(validation.batch(everything, micro.members, micro.weight))

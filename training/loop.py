@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from corpus.order import RowOrder, UniformOrder
 from corpus.positions import BatchSchedule, constant, step_rows
+from training.division import Limits
 from training.guard import APPLIED, FRESH, NOT_FINITE, Decision, GiveUp, GuardError, Memory, decide, farewell, objection, remember
 from training.loader import Objective, prefetched, step_batches
 from training.optimiser_config import GuardConfig
@@ -111,7 +112,7 @@ def train(
     *,
     steps: int,
     rows_per_step: int,
-    rows_per_microbatch: int,
+    limits: Limits,
     seed: int,
     learning_rate: Callable[[int], float],
     seed_noise: Callable[[int], object],
@@ -140,7 +141,7 @@ def train(
         batches=batches,
         rank=engine.rank,
         world_size=engine.world_size,
-        rows_per_microbatch=rows_per_microbatch,
+        limits=limits,
     )
     with closing(prefetched(make, range(start_step, steps), ahead=prefetch_steps)) as loader:
         began = time.perf_counter()
