@@ -1,8 +1,8 @@
 """Pairs for next-sentence prediction (Devlin et al. 2019, section 3.1), made from packed rows when a step needs them. Pure.
 
 A document ``[CLS] x [SEP]`` becomes ``[CLS] a [SEP] b [SEP]`` of the same length: ``a`` and ``b`` are its first and second half, or, every
-other time, ``b`` is a stretch of another row. Where it is cut, and which row it is, depend on (seed, epoch, row) and on nothing else, so the
-batches of a step are the same on any number of workers. Shapes: T tokens of a row, D documents in it.
+other time, ``b`` is a stretch of another row. Where it is cut, and which row it is, depend on (seed, epoch, row) and on nothing else, so
+the batches of a step are the same on any number of workers. Shapes: T tokens of a row, D documents in it.
 """
 
 from __future__ import annotations

@@ -76,9 +76,7 @@ def new_classifier(
     return _loaded(AutoModelForSequenceClassification, location, config, seed)
 
 
-def new_masked_lm(
-    location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0, next_sentence: bool = False
-) -> Any:
+def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0, next_sentence: bool = False) -> Any:
     """An encoder with its masked-language-model head in fp32; what the encoder lacks is drawn from ``seed``, the decoder is tied.
 
     Args:

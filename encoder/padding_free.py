@@ -85,8 +85,8 @@ def documents(
     tokens_N = np.repeat((np.cumsum(sizes_D) - sizes_D)[order_D], sorted_D) + offset_N
     sorted_N = np.asarray(ids_N, dtype=np.int64)[tokens_N]
     sorted_types_N = np.zeros_like(sorted_N) if types_N is None else np.asarray(types_N, dtype=np.int64)[tokens_N]
-    arrays = (torch.from_numpy(array) for array in (sorted_N, offset_N, sorted_types_N))
-    return Documents(*arrays, layout(sorted_D.tolist(), kind)), Placed(order_D, tokens_N)
+    ids, places, types = (torch.from_numpy(array) for array in (sorted_N, offset_N, sorted_types_N))
+    return Documents(ids, places, types, layout(sorted_D.tolist(), kind)), Placed(order_D, tokens_N)
 
 
 def prepare(model: Any) -> Any:

@@ -58,9 +58,7 @@ class Assembly:
     """Of the training rows; None is every row once an epoch."""
 
 
-def assemble(
-    recipe: RunConfig, location: str, data: LabelledData | None = None, *, attention: AttentionKind = "runs"
-) -> Assembly:
+def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None, *, attention: AttentionKind = "runs") -> Assembly:
     """Read data and build objective and model.
 
     Args:
@@ -142,7 +140,8 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
     spans = Spans() if recipe.masking.spans else None
     masking = Masking(recipe.masking.mask, recipe.masking.random, spans, recipe.masking.predictions_per_row)
 
-    ramp = recipe.length_ramp and LengthRamp(recipe.length_ramp.first_tokens, recipe.length_ramp.over_steps, packed.sequence_length)
+    wanted = recipe.length_ramp
+    ramp = LengthRamp(wanted.first_tokens, wanted.over_steps, packed.sequence_length) if wanted else None
 
     def objective(rows: PackedRows) -> MaskedLanguageModel:
         return MaskedLanguageModel(
@@ -208,13 +207,18 @@ def loop_arguments(recipe: RunConfig, steps: int, attention: AttentionKind) -> d
     return {
         "batches": batches,
         "rows_per_step": recipe.rows_per_step,
-        "limits": Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=attention == "padded"),
+        "limits": limits_of(recipe, attention),
         "prefetch_steps": recipe.prefetch_steps,
         "seed": recipe.seed,
         "learning_rate": rate_of(recipe, steps),
         "seed_noise": torch.manual_seed,
         "guard": recipe.guard,
     }
+
+
+def limits_of(recipe: RunConfig, attention: AttentionKind) -> Limits:
+    """What one worker computes at once."""
+    return Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=attention == "padded")
 
 
 def evaluate(engine: Engine, validation: Any, limits: Limits) -> dict[str, float]:

@@ -76,10 +76,8 @@ def curves(title: str, series: Mapping[str, Points], *, marks: Sequence[float] =
         return _LEFT + across, _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [_grid(at, ticks(low, high), ticks(left, right, 5), left, right)]
-    parts += [
-        f'<line class=restart x1="{at(mark, low)[0]:.1f}" x2="{at(mark, low)[0]:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" />'
-        for mark in marks
-    ]
+    for x in (at(mark, low)[0] for mark in marks if left <= mark <= right):
+        parts.append(f'<line class=restart x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" />')
     for colour, points in enumerate(drawn.values()):
         corners = [at(x, y) for x, y in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)

@@ -251,9 +251,7 @@ class PretrainConfig(RunConfig):
         return self.dropout != 0
 
 
-Metric = Literal[
-    "auto", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "pearson", "mae", "rmse", "r2", "validation_loss"
-]
+Metric = Literal["auto", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "pearson", "mae", "rmse", "r2", "validation_loss"]
 METRICS: dict[LabelKind, tuple[Metric, ...]] = {
     "single": ("macro_f1", "accuracy", "validation_loss"),
     "list": ("micro_f1", "macro_f1", "subset_accuracy", "validation_loss"),

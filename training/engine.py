@@ -46,8 +46,8 @@ def unscale(parameters: Iterable[nn.Parameter], loss_scale: LossScale) -> None:
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch's tensors on ``device``."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    """The batch on ``device``."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
 class TorchEngine:

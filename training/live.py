@@ -175,13 +175,18 @@ def panel(view: View, now: float) -> RenderableType:
     norm = f"{view.grad_norm:.3g}" if view.grad_norm is not None else "–"
     table.add_row("gradient norm", norm, "memory", _memory(view) if view.memory_bytes else "–")
     skipped = f"[bold red]{len(view.skipped)}[/]" if view.skipped else "none"
-    table.add_row("skipped steps", skipped, "workers", _workers(view))
+    table.add_row("skipped steps", skipped, "workers", _workers(view).replace(" workers", "").replace(" worker", ""))
     at = _checkpoint(view.checkpoint, now).removeprefix("checkpoint ") if view.checkpoint else "none yet"
     validation = "  ".join(f"{name.removeprefix('validation_')} {value:.4f}" for name, value in view.validation) or "–"
-    table.add_row("checkpoint", at, "validation", validation)
+    below = Table.grid(padding=(0, 2))
+    below.add_column(style="dim", no_wrap=True, min_width=len("learning rate"))
+    below.add_column()
+    below.add_row("checkpoint", at)
+    below.add_row("validation", validation)
     whole = Table.grid(expand=True)
     whole.add_row(ProgressBar(total=max(1, view.steps), completed=view.done))
     whole.add_row(table)
+    whole.add_row(below)
     return Panel(whole, title=view.what, title_align="left")
 
 
@@ -212,8 +217,11 @@ class _Lines:
     def show(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
             self._view = _told(self._view, row)
-        is_over = self._view.done >= self._view.steps and self._view.done > self._shown.done
-        if self._view != self._shown and (is_over or time.monotonic() - self._said >= _LINE_EVERY_S):
+        if time.monotonic() - self._said >= _LINE_EVERY_S:
+            self.say()
+
+    def say(self) -> None:
+        if self._view != self._shown:
             say(line(self._view, time.time()))
             self._said, self._shown = time.monotonic(), self._view
 
@@ -228,9 +236,11 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
 
 @contextmanager
 def watching(verb: str, run_id: str, steps: int) -> Iterator[Watch]:
-    """Show a run on stderr: live on a terminal, else a line each ten seconds and one at the last step."""
+    """Show a run on stderr: live on a terminal, else a line each ten seconds and one at the end."""
     if not sys.stderr.isatty():
-        yield _Lines(View(verb, steps))
+        lines = _Lines(View(verb, steps))
+        yield lines
+        lines.say()
         return
     from rich.console import Console
     from rich.live import Live

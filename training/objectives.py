@@ -89,12 +89,13 @@ class Supervised:
 
     def loss_sum(self, model: Any, batch: Batch) -> torch.Tensor:
         """The task's summed loss."""
-        return self._task.loss_sum(class_logits(model, batch["documents"]).float(), batch["labels"]) * batch["weight"]
+        weight: torch.Tensor = batch["weight"]
+        return self._task.loss_sum(class_logits(model, batch["documents"]).float(), batch["labels"]) * weight
 
     def counts(self, model: Any, batch: Batch) -> torch.Tensor:
         """The task's counts."""
-        logits_DC = class_logits(model, batch["documents"]).float()
-        return self._task.counts(logits_DC, batch["labels"]) * batch["weight"].double()
+        weight: torch.Tensor = batch["weight"]
+        return self._task.counts(class_logits(model, batch["documents"]).float(), batch["labels"]) * weight.double()
 
     def metrics(self, counts: Sequence[float]) -> dict[str, float]:
         """The task's metrics."""
@@ -247,7 +248,8 @@ class MaskedLanguageModel:
         if logits_D2 is not None:
             pairs = functional.cross_entropy(logits_D2, batch["is_other"], ignore_index=NO_PAIR, reduction="sum")
             loss = loss + batch["pair_weight"] * pairs
-        return loss * batch["weight"]
+        weight: torch.Tensor = batch["weight"]
+        return loss * weight
 
     def counts(self, model: Any, batch: Batch) -> torch.Tensor:
         """Summed loss, masked tokens, right predictions; with pairs their loss, number, and right answers."""
@@ -255,7 +257,8 @@ class MaskedLanguageModel:
         found = _counted(logits_MV, batch["labels"])
         if logits_D2 is not None:
             found += _counted(logits_D2, batch["is_other"])
-        return torch.stack(found) * batch["weight"].double()
+        weight: torch.Tensor = batch["weight"]
+        return torch.stack(found) * weight.double()
 
     def _logits(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._separator is None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from corpus.checks import long_texts
 from corpus.findings import Finding, refuse
-from corpus.labelled import LabelledData, load_labelled, require_single
+from corpus.labelled import LabelledData, load_labelled
 from corpus.shards import PackedRows
 from corpus.tokenizer import token_counter
 from encoder.loading import longest_input
@@ -24,6 +24,7 @@ from foundation.references import check_model_folder, resolve
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
 from training.depth import count_layers, shares_by_depth
+from training.fitting import fitting
 from training.hardware import decide
 from training.probe import probe_plan
 from training.vocabulary import check_encoder
@@ -76,21 +77,31 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
     Raises:
         InputError: What is wrong with recipe, data or encoder.
     """
-    resolved = resolve(recipe.encoder)
-    check_model_folder(resolved.location)
+    new_model = recipe.new_model if isinstance(recipe, PretrainConfig) else None
+    location = resolve(recipe.encoder).location if new_model is None else ""
+    if new_model is None:
+        check_model_folder(location)
     check_start(recipe)
     findings: tuple[Finding, ...] = ()
     if isinstance(recipe, FinetuneConfig):
-        check_length(resolved.location, recipe.max_length)
+        check_length(location, recipe.max_length)
         data = read_labelled(recipe)
-        rows, findings = len(data.train), findings_of(data, recipe, resolved.location)
+        recipe = fitting(recipe, data)
+        rows, findings, longest = len(data.train), findings_of(data, recipe, location), recipe.max_length
     else:
-        rows = _packed_rows(recipe, resolved.location)
+        assert isinstance(recipe, PretrainConfig)
+        packed = _packed_rows(recipe, location)
+        rows, longest = packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows, packed.sequence_length
+    if recipe.tokens_per_microbatch < longest:
+        raise ConfigError(
+            f"tokens_per_microbatch: found {recipe.tokens_per_microbatch}, but a row may have {longest} tokens, which would fit no "
+            f"micro-batch; give at least {longest}"
+        )
     hardware = probe_plan(recipe)
     decisions = decide(hardware, recipe) if hardware else None
     deepspeed = deepspeed_config(recipe, decisions) if recipe.engine == "deepspeed" else None
     run_id = new_run_id(verb)
-    parameters = count_parameters(Path(resolved.location))
+    parameters = count_parameters(Path(location)) if new_model is None else new_model.parameters(packed.manifest.tokenizer.vocabulary)
     disk = None if parameters is None else run_bytes(parameters, recipe)
     check_room(home().runs, disk or 0)
     return TrainPlan(
@@ -98,7 +109,7 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         run_id=run_id,
         run_folder=str(home().runs / run_id),
         recipe=recipe.model_dump(mode="json"),
-        location=resolved.location,
+        location=location,
         steps=total_steps(recipe, rows),
         rows=rows,
         engine=recipe.engine,
@@ -110,15 +121,15 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         parameters=parameters,
         state_bytes_per_worker=None if parameters is None else state_bytes(parameters, recipe),
         disk_bytes=disk,
-        learning_rates=learning_rates(recipe, Path(resolved.location)),
+        learning_rates=learning_rates(recipe, Path(location)) if new_model is None else None,
         findings=tuple(finding.as_json() for finding in findings),
     )
 
 
 def read_labelled(recipe: FinetuneConfig) -> LabelledData:
-    """The recipe's labelled rows, of the form that can be trained on, with a class to tell from another."""
-    data = require_single(load_labelled(recipe.data), recipe.data.train)
-    if len(data.labels) < 2:
+    """The recipe's labelled rows, with a class to tell from another."""
+    data = load_labelled(recipe.data)
+    if data.kind == "single" and len(data.labels) < 2:
         raise DataError(f"{recipe.data.train}: every row has the label {data.labels[0]!r}; a classifier needs at least two classes")
     return data
 
@@ -269,10 +280,14 @@ def state_bytes(parameters: int, recipe: RunConfig) -> int:
     return round(weights + gradients + 3 * share)
 
 
-def _packed_rows(recipe: RunConfig, location: str) -> int:
-    assert isinstance(recipe, PretrainConfig)
+def _packed_rows(recipe: PretrainConfig, location: str) -> PackedRows:
     packed = PackedRows.open(Path(recipe.data))
-    check_encoder(recipe, packed, location)
+    if recipe.new_model is None:
+        check_encoder(recipe, packed, location)
+    elif packed.sequence_length > recipe.new_model.positions:
+        raise ConfigError(
+            f"new_model.positions: found {recipe.new_model.positions}, but rows of {recipe.data} have up to {packed.sequence_length} tokens"
+        )
     if not len(packed):
         raise DataError(f"{recipe.data}: holds no packed rows; build it with a larger source")
-    return packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows
+    return packed

@@ -1,7 +1,7 @@
-"""What labels are to a model: losses summed over rows, evaluation counts and metrics, for one class of several, several at once, or numbers.
+"""What labels are to a model: summed losses, evaluation counts and metrics, for one class of several, several at once, or numbers.
 
-Pure functions of logits and labels. Losses are sums; ``count`` says what a step's sum is divided by, so that the result is transformers' own
-loss, whatever micro-batches it was summed over. Shapes: B rows, C classes.
+Pure functions of logits and labels. Losses are sums; ``count`` says what a step's sum is divided by, so that the result is transformers'
+own loss, whatever micro-batches it was summed over. Shapes: B rows, C classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 from corpus.labelled import LabelledData
 from corpus.labels import class_counts
 from foundation.errors import ConfigError
-from training.config import METRICS, FinetuneConfig
+from training.config import FinetuneConfig
 from training.metrics import classification_metrics
 from training.task_metrics import multi_label_metrics, regression_metrics
 
@@ -106,7 +106,8 @@ class MultiLabel:
         """``validation_loss``, ``micro_f1``, ``macro_f1``, ``subset_accuracy``, at a threshold of one half."""
         loss, rows, exact = counts[:3]
         cells = np.asarray(counts[3:]).round().astype(np.int64).reshape(3, -1)
-        return {"validation_loss": loss / max(1.0, rows * cells.shape[1]), **multi_label_metrics(*cells, int(exact), int(rows))}
+        found = multi_label_metrics(cells[0], cells[1], cells[2], int(exact), int(rows))
+        return {"validation_loss": loss / max(1.0, rows * cells.shape[1]), **found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,18 +167,6 @@ def class_weights(wanted: str | Mapping[str, float], data: LabelledData) -> np.n
                 raise ConfigError(f"class_weights: found {name!r}, which is none of the classes: {', '.join(data.labels)}")
             weights_C[data.labels.index(name)] = weight
     return weights_C
-
-
-def fitting(recipe: FinetuneConfig, data: LabelledData) -> FinetuneConfig:
-    """The recipe with the metric that ``auto`` stands for.
-
-    Raises:
-        ConfigError: A metric or a gate of another kind of label.
-    """
-    known = METRICS[data.kind]
-    if recipe.metric != "auto" and recipe.metric not in known:
-        raise ConfigError(f"metric: found {recipe.metric}, but labels of kind {data.kind} have {', '.join(known)}")
-    return recipe.model_copy(update={"metric": known[0]}) if recipe.metric == "auto" else recipe
 
 
 def target_tensor(labels_B: np.ndarray) -> torch.Tensor:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, assert_never
 import torch
 
 from foundation.records import Recorder
-from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
+from training.assembly import Assembly, assemble, evaluate, is_stale, limits_of, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Skip
@@ -53,7 +53,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     device = _device(recipe)
     hardware = probe_gang(device)
     decisions = decide(hardware, recipe)
-    assembly = assemble(recipe, payload["location"])
+    assembly = assemble(recipe, payload["location"], attention=decisions.attention.value)
     with _resumed(recipe) as checkpoint:
         engine = _engine(recipe, assembly, decisions, device, checkpoint)
         progress = checkpoint.progress if checkpoint else Progress(0, 0)
@@ -76,7 +76,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         memory=progress.guard,
         hooks=hooks,
         order=assembly.order,
-        **loop_arguments(recipe, assembly.steps),
+        **loop_arguments(recipe, assembly.steps, assembly.attention),
     )
     outcome = {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
     try:
@@ -185,7 +185,7 @@ class _Run:
         from ray import train as ray_train
 
         began = time.perf_counter()
-        metrics = evaluate(self.engine, self.assembly.validation)
+        metrics = evaluate(self.engine, self.assembly.validation, limits_of(self.recipe, self.assembly.attention))
         evaluated = time.perf_counter()
         done = self.progress.step
         figures = metrics if train_loss is None else metrics | {"train_loss": train_loss}

@@ -34,7 +34,7 @@ def run_trial(
     import torch
     from ray import tune
 
-    from training.assembly import assemble, evaluate, loop_arguments, torch_engine
+    from training.assembly import assemble, evaluate, limits_of, loop_arguments, torch_engine
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.hardware import decide
     from training.loop import StepReport, every, train
@@ -43,17 +43,17 @@ def run_trial(
     began = time.perf_counter()
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), sampled)
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
-    assembly = assemble(recipe, locations[recipe.encoder])
+    decisions = decide(probe_cpu(), recipe)
+    assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value)
     held = tune.get_checkpoint()
     checkpoint = Checkpoint.open(Path(held.path)) if held else None
-    decisions = decide(probe_cpu(), recipe)
     engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     last = min(max_steps, assembly.steps)
 
     def report(step: StepReport) -> None:
         nonlocal progress
-        metrics = evaluate(engine, assembly.validation)
+        metrics = evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention))
         done = step.step + 1
         evaluations = (*progress.evaluations, (done, metrics[recipe.score]))
         progress = replace(progress, step=done, optimiser_steps=step.optimiser_steps, evaluations=evaluations, guard=step.memory)
@@ -75,6 +75,6 @@ def run_trial(
         memory=progress.guard,
         hooks=[every(report_every_steps, report, last=last)],
         order=assembly.order,
-        **loop_arguments(recipe, assembly.steps),
+        **loop_arguments(recipe, assembly.steps, assembly.attention),
     ):
         pass

@@ -56,7 +56,7 @@ def show_run(ref: RunRef, as_json: AsJson = False) -> None:
         f"  {score['metric']:<14}{best}",
         f"  {'speed':<14}{speed}{share}",
         f"  {'memory':<14}{size(figures['memory_bytes'])} a worker",
-        f"  {'workers':<14}{figures['workers']}, {figures['restarts']} restarts, {figures['skipped_steps']} skipped steps",
+        f"  {'workers':<14}{figures['workers']}, restarts {figures['restarts']}, skipped steps {figures['skipped_steps']}",
         f"  {'time':<14}{duration(goodput.seconds)}, goodput {100 * goodput.share:.1f} %: {parts}",
         f"  {'data':<14}{figures['data_fingerprint'] or 'not known before the run has finished'}",
         f"  {'folder':<14}{figures['folder']}",

@@ -81,7 +81,6 @@ def test_the_panel_shows_every_figure() -> None:
         "600 MB a worker",
         "at 20, 1 m 13 s ago",
         "loss 0.7000  accuracy 0.8000",
-        "2 workers",
         "skipped steps",
         "█",
         "▁",
@@ -107,9 +106,11 @@ def test_without_a_terminal_there_is_a_line_now_and_then_one_at_the_end_and_one_
         watch.show([attempt(0.0, steps=4), step(1.0, 0), step(2.0, 1)])
         watch.show([])
         watch.show([attempt(9.0, 1, steps=4), step(10.0, 1), step(11.0, 2), step(12.0, 3)])
+        watch.show([evaluation(13.0, 4)])
         watch.show([])
     out, err = capsys.readouterr()
     assert out == ""
     first, last = err.splitlines()
     assert first == "finetune: goes on from the checkpoint at step 1 with 2 workers, 1 restart"
     assert last.startswith("finetune: step 4/4  loss 0.5")
+    assert "checkpoint at 4, " in last
