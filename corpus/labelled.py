@@ -113,8 +113,8 @@ def require_single(data: LabelledData, where: str) -> LabelledData:
     if data.kind != "single" or data.has_pairs:
         found = "pairs of texts" if data.kind == "single" else f"label_kind: {data.kind}"
         raise ConfigError(
-            f"{where}: found {found}; `finetune`, `tune` and `evaluate` take one text and one class a row (label_kind: single, no "
-            "pair_column) in this version; `data build` and `data show` take all of them"
+            f"{where}: found {found}; `finetune` and `tune` take one text and one class a row (label_kind: single, no "
+            "pair_column) in this version; `data build`, `data show` and `evaluate` take all of them"
         )
     return data
 

@@ -17,19 +17,13 @@ import torch
 
 from encoder.batches import pad
 from encoder.loading import load_tokenizer, quieten_transformers
-from foundation.bundle import GoldenRequest, TaskKind, is_bundle, read_manifest
+from foundation.bundle import PROBLEM_TYPES, GoldenRequest, TaskKind, is_bundle, read_manifest
 from foundation.errors import EncoderError
 
 # B rows, T tokens, C classes
 Text = str | tuple[str, str]
 """A text, or a pair of texts that are read together."""
 
-PROBLEM_TYPES: dict[TaskKind, str] = {
-    "single_label": "single_label_classification",
-    "multi_label": "multi_label_classification",
-    "regression": "regression",
-}
-"""What a Hugging Face configuration calls each task."""
 DEFAULT_THRESHOLD = 0.5
 
 

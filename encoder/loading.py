@@ -178,16 +178,22 @@ def check_vocabulary(model_config: Any, tokenizer: Any, location: str) -> None:
         )
 
 
+def positions_of(model_config: Any) -> int | None:
+    """Tokens that the model has positions for; None where its configuration tells no limit."""
+    limit = getattr(model_config, "max_position_embeddings", None)
+    # RoBERTa's family starts counting positions after the padding id.
+    offset = model_config.pad_token_id + 1 if model_config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return None if limit is None else int(limit) - offset
+
+
 def longest_input(model_config: Any, tokenizer: Any, wanted: int, location: str) -> int:
     """``wanted`` tokens if the model has positions for them.
 
     Raises:
         EncoderError: It has not.
     """
-    # RoBERTa's family starts counting positions after the padding id.
-    offset = model_config.pad_token_id + 1 if model_config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    limit = getattr(model_config, "max_position_embeddings", wanted) - offset
-    if wanted > limit:
+    limit = positions_of(model_config)
+    if limit is not None and wanted > limit:
         raise EncoderError(f"{location}: max_length is {wanted} tokens, the model has positions for {limit}; lower max_length")
     return wanted
 

@@ -31,6 +31,12 @@ FORMAT_VERSION = 2
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 TaskKind = Literal["single_label", "multi_label", "regression", "masked_lm"]
+PROBLEM_TYPES: dict[TaskKind, str] = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+"""``problem_type`` of the Hugging Face configuration, for each kind that classifies; an exporter always sets it."""
 LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "baseline_mae", "baseline_rmse"})
 """Metrics of which a smaller figure is the better one."""
 

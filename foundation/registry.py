@@ -61,6 +61,12 @@ class Version:
         return asdict(self) | {"aliases": list(self.aliases), "ref": self.ref}
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that a REF could not hold."""
+    if "/" in name or "@" in name or not name:
+        raise RegistryError(f"{name!r}: a model name holds neither '/' nor '@'; they separate versions and aliases")
+
+
 @contextlib.contextmanager
 def quiet_mlflow() -> Iterator[None]:
     """Keep MLflow's and alembic's progress lines off the user's terminal."""
@@ -107,8 +113,7 @@ class Registry:
         """Add a bundle that lies at ``source`` (an artifact of MLflow run ``run_id``) as the next version of ``name``."""
         from mlflow.exceptions import MlflowException
 
-        if "/" in name or "@" in name or not name:
-            raise RegistryError(f"{name!r}: a model name holds neither '/' nor '@'; they separate versions and aliases")
+        check_name(name)
         with quiet_mlflow():
             with contextlib.suppress(MlflowException):  # it exists already
                 self.client.create_registered_model(name)

@@ -350,7 +350,7 @@ def test_a_test_file_is_read_as_the_build_is(recipe_for: Recipe, tmp_path: Path)
 def test_only_single_classes_without_pairs_are_trained_on_so_far(tmp_path: Path) -> None:
     file, _ = write_tags(tmp_path, "arrow")
     lists = load_labelled(config(file, label_kind="list"))
-    with pytest.raises(ConfigError, match=r"a\.csv: found label_kind: list; `finetune`, `tune` and `evaluate` take one text and one class"):
+    with pytest.raises(ConfigError, match=r"a\.csv: found label_kind: list; `finetune` and `tune` take one text and one class"):
         require_single(lists, "a.csv")
     pairs = load_labelled(config(parquet(tmp_path / "p.parquet", text=["a", "b"], label=["x", "y"], other=["c", "d"]), pair_column="other"))
     with pytest.raises(ConfigError, match="found pairs of texts"):

@@ -78,9 +78,9 @@ def make_classifier_bundle(
     """
     import torch
 
-    from encoder.classifier import PROBLEM_TYPES, SequenceClassifier, Text
+    from encoder.classifier import SequenceClassifier, Text
     from encoder.loading import load_tokenizer, new_classifier
-    from foundation.bundle import Gate
+    from foundation.bundle import PROBLEM_TYPES, Gate
 
     (encoder or make_encoder)(folder, seed=seed)
     model = new_classifier(str(folder), labels, seed=seed, dropout=0.0)
