@@ -65,6 +65,7 @@ def measure(quick: bool) -> list[Row]:
     import torch
     from transformers import BertConfig, BertForMaskedLM
 
+    from encoder.padding_free import prepare
     from training.engine import TorchEngine
     from training.objectives import MaskedLanguageModel
     from training.optimiser_config import OptimiserConfig
@@ -76,12 +77,10 @@ def measure(quick: bool) -> list[Row]:
         packed = _packed(Path(scratch) / "packed")
         tokenizer = load_tokenizer(str(packed.tokenizer_folder))
         size = len(tokenizer)
-        objective = MaskedLanguageModel(
-            packed, mask_share=MASK_SHARE, seed=0, mask_id=tokenizer.mask_token_id, pad_id=tokenizer.pad_token_id, vocabulary=size
-        )
+        objective = MaskedLanguageModel(packed, mask_share=MASK_SHARE, seed=0, mask_id=tokenizer.mask_token_id, vocabulary=size)
         shape = {"num_hidden_layers": LAYERS, "hidden_size": WIDTH, "num_attention_heads": WIDTH // 64, "intermediate_size": 4 * WIDTH}
         torch.manual_seed(0)
-        engine = TorchEngine(BertForMaskedLM(BertConfig(vocab_size=size, **shape)), objective, OptimiserConfig())
+        engine = TorchEngine(prepare(BertForMaskedLM(BertConfig(vocab_size=size, **shape))), objective, OptimiserConfig())
         steps, order = rounds + warmup, UniformOrder(objective.rows, 0)
         parts = _parts(objective, order, steps)
         loaded = _steps(engine, objective, order, steps, prefetch_steps=PREFETCH_STEPS)
@@ -119,6 +118,7 @@ def _packed(out: Path) -> PackedRows:
 def _steps(engine: Any, objective: Any, order: UniformOrder, steps: int, *, prefetch_steps: int) -> Any:
     import torch
 
+    from training.division import Limits
     from training.loop import train
 
     return train(
@@ -126,7 +126,7 @@ def _steps(engine: Any, objective: Any, order: UniformOrder, steps: int, *, pref
         objective,
         steps=steps,
         rows_per_step=ROWS,
-        rows_per_microbatch=ROWS,
+        limits=Limits(ROWS * LENGTH),
         seed=0,
         learning_rate=lambda _: 1e-4,
         seed_noise=torch.manual_seed,
@@ -143,7 +143,7 @@ def _rate(steps: Iterator[Any]) -> float:
 
 def _parts(objective: Any, order: UniformOrder, steps: int) -> dict[str, float]:
     """Median seconds a step of each part of making a batch, one after the other in one thread."""
-    from training.division import microbatches_of_rank
+    from training.division import Limits, microbatches_of_rank
 
     every = [step_rows(step, order, constant(ROWS)) for step in range(steps)]
     members = list(range(ROWS))
@@ -159,7 +159,7 @@ def _parts(objective: Any, order: UniformOrder, steps: int) -> dict[str, float]:
     return {
         "order": median_s(lambda rows: step_rows(rows.step or 0, order, constant(ROWS))),
         "lengths, count and division": median_s(
-            lambda rows: (objective.count(rows), microbatches_of_rank(objective.lengths(rows), 0, 1, ROWS))
+            lambda rows: (objective.count(rows), microbatches_of_rank(objective.lengths(rows), 0, 1, Limits(ROWS * LENGTH)))
         ),
         "masks, padding and tensors": median_s(lambda rows: objective.batch(rows, members, 1.0)),
     }

@@ -6,9 +6,10 @@ from typing import Any
 
 from corpus.labelled import LabelledData
 from encoder.loading import blank_masked_lm, new_classifier, new_masked_lm
+from foundation.bundle import PROBLEM_TYPES
 from foundation.errors import EncoderError
 from training.config import FinetuneConfig, PretrainConfig
-from training.tasks import NUMBER_LABEL, PROBLEM_TYPES
+from training.tasks import BUNDLE_TASKS, NUMBER_LABEL
 
 _NEXT_SENTENCE_FAMILIES = ("bert",)
 
@@ -42,7 +43,7 @@ def first_classifier(recipe: FinetuneConfig, location: str, data: LabelledData, 
         location,
         output_names(data),
         seed=recipe.seed,
-        problem_type=PROBLEM_TYPES[data.kind],
+        problem_type=PROBLEM_TYPES[BUNDLE_TASKS[data.kind]],
         dropout=None if keep_dropout else recipe.dropout,
         attention_dropout=None if keep_dropout else recipe.attention_dropout,
     )

@@ -149,7 +149,7 @@ def evaluate_bundle(
     began = time.perf_counter()
     classifier = SequenceClassifier.load(bundle.path)
     truth = align(split, data.labels, classifier.labels, where)
-    predicted = classifier.decide(classifier.score(_inputs(split)))
+    predicted = classifier.decide(classifier.score(inputs(split)))
     metrics = metrics_of(truth, predicted, len(classifier.labels))
     if baseline:
         # It chooses nothing, so it may learn from what the model had to hold back.
@@ -243,7 +243,8 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _inputs(split: LabelledSplit) -> list[str | tuple[str, str]]:
+def inputs(split: LabelledSplit) -> list[str | tuple[str, str]]:
+    """Texts, or pairs of texts, as a classifier reads them."""
     return list(split.texts) if split.pairs is None else list(zip(split.texts, split.pairs, strict=True))
 
 

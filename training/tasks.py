@@ -15,15 +15,16 @@ import torch
 from torch.nn import functional
 
 from corpus.labelled import LabelledData
+from corpus.labelled_config import LabelKind
 from corpus.labels import class_counts
+from foundation.bundle import TaskKind
 from foundation.errors import ConfigError
 from training.config import FinetuneConfig
+from training.evaluation import LABEL_KINDS
 from training.metrics import classification_metrics
 from training.task_metrics import multi_label_metrics, regression_metrics
 
-PROBLEM_TYPES = {"single": "single_label_classification", "list": "multi_label_classification", "number": "regression"}
-"""Kind of label to transformers' ``problem_type``."""
-BUNDLE_TASKS = {"single": "single_label", "list": "multi_label", "number": "regression"}
+BUNDLE_TASKS: dict[LabelKind, TaskKind] = {kind: task for task, kind in LABEL_KINDS.items()}
 """Kind of label to a bundle's task."""
 NUMBER_LABEL = "value"
 """Name of a regression's one output."""

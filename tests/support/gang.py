@@ -58,7 +58,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     """
     import torch
 
-    from training.assembly import evaluate, loop_arguments
+    from training.assembly import evaluate, limits_of, loop_arguments
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.deepspeed_json import deepspeed_config
     from training.engine import TorchEngine
@@ -92,10 +92,10 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
             start_step=start.step,
             optimiser_steps=start.optimiser_steps,
             memory=start.guard,
-            **loop_arguments(recipe, task.get("total_steps", task["steps"])),
+            **loop_arguments(recipe, task.get("total_steps", task["steps"]), "runs"),
         )
     )
-    metrics = evaluate(engine, objective) if task.get("evaluates", True) else {}
+    metrics = evaluate(engine, objective, limits_of(recipe, "runs")) if task.get("evaluates", True) else {}
     applied = reports[-1].optimiser_steps
     if task.get("save_to"):
         folder = Path(task["save_to"])
@@ -166,10 +166,11 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
     from corpus.labelled import LabelledSplit
     from corpus.shards import PackedRows
     from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
-    from training.assembly import assemble
+    from training.assembly import assemble, tokenised
     from training.config import FinetuneConfig, PretrainConfig
-    from training.objectives import Classification, MaskedLanguageModel
+    from training.objectives import MaskedLanguageModel, Supervised
     from training.optimisers import freeze
+    from training.tasks import SingleLabel
 
     tokenizer = load_tokenizer(task["encoder"])
     if task["verb"] == "finetune":
@@ -182,8 +183,9 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
         random = np.random.default_rng(0)
         texts = [" ".join(random.choice(WORDS, random.integers(2, 20))) for _ in range(60)]
         split = LabelledSplit(texts, np.array([int("good" in text) for text in texts]), [str(index) for index in range(60)])
-        encoded = tokenizer(texts, truncation=True, max_length=32)["input_ids"]
-        return recipe, model, Classification(encoded, split, classes=2, pad_id=0)
+        ids, _ = tokenised(tokenizer, split, 32)
+        labels = SingleLabel(np.ones(2, dtype=np.float32))
+        return recipe, model, Supervised(ids, split.labels, split.ids, task=labels, attention="runs")
     recipe = PretrainConfig.model_validate(task["recipe"])
     model = new_masked_lm(task["encoder"], seed=recipe.seed, dropout=recipe.dropout)
     objective = MaskedLanguageModel(
@@ -191,7 +193,6 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
         mask_share=recipe.mask_share,
         seed=recipe.seed,
         mask_id=tokenizer.mask_token_id,
-        pad_id=tokenizer.pad_token_id,
         vocabulary=model.config.vocab_size,
     )
     return recipe, model, objective

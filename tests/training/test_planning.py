@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from foundation.errors import InputError
 from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.assembly import assemble, is_stale
 from training.config import FinetuneConfig, PretrainConfig
-from training.export import gates_of, majority_share
+from training.export import gates_of, shared_threshold
 from training.planning import count_parameters, plan, state_bytes, total_steps
 from tuning.config import StudyConfig
 from tuning.study import plan_study
@@ -199,13 +200,17 @@ def test_a_run_is_stale_when_patience_brought_nothing_better(scores: list[float]
 
 
 def test_gates_compare_what_was_wanted_with_what_was_found() -> None:
-    found = {
-        gate.metric: gate for gate in gates_of({"accuracy": 0.8, "macro_f1": 0.9, "auc": 0.1}, {"accuracy": 0.8, "macro_f1": 0.89}, 0.5)
-    }
-    assert [found[name].passed for name in ("accuracy", "macro_f1", "auc")] == [True, False, False]
+    wanted, metrics = {"accuracy": 0.8, "macro_f1": 0.9, "mae": 0.5, "auc": 0.1}, {"accuracy": 0.8, "macro_f1": 0.89, "mae": 0.4}
+    found = {gate.metric: gate for gate in gates_of(wanted, metrics, np.array([0, 1]))}
+    assert [found[name].passed for name in ("accuracy", "macro_f1", "mae", "auc")] == [True, False, True, False]
 
 
 def test_without_gates_a_model_has_to_reach_the_most_frequent_class() -> None:
-    (gate,) = gates_of({}, {"accuracy": 0.59}, majority_share([0, 1, 1, 1, 0]))
+    (gate,) = gates_of({}, {"accuracy": 0.59}, np.array([0, 1, 1, 1, 0]))
     assert (gate.metric, gate.wanted, gate.passed) == ("accuracy", pytest.approx(0.6), False)
-    assert majority_share([]) == 0.0
+
+
+def test_labels_are_answered_from_the_score_on_that_serves_all_of_them_best() -> None:
+    scores = np.array([[0.9, 0.2], [0.4, 0.3], [0.1, 0.05]])
+    assert shared_threshold(scores, np.array([[True, False], [True, True], [False, False]])) == pytest.approx(0.25)
+    assert shared_threshold(scores, np.zeros((3, 2), dtype=np.bool_)) > 0.5
