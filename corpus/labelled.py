@@ -35,10 +35,10 @@ from corpus.labels import (
 from corpus.manifest import is_build, read_manifest, verify
 from corpus.sources import read_files
 from corpus.splits import TEST, TRAIN, Groups, Shares, assign, marked_splits, require_whole_groups
-from foundation.errors import ConfigError, DataError
+from foundation.errors import DataError
 from foundation.progress import say
 
-__all__ = ["LABELLED_SPLITS", "LabelledData", "LabelledSplit", "load_labelled", "require_single"]
+__all__ = ["LABELLED_SPLITS", "LabelledData", "LabelledSplit", "load_labelled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,21 +102,6 @@ def load_labelled(config: LabelledDataConfig) -> LabelledData:
         say(f"warning: {config.train}: no rows to hold back for validation; the training rows are used, which flatters every figure")
         splits["validation"] = splits["train"]
     return LabelledData(splits["train"], splits["validation"], splits["test"], labels, fingerprint(splits, labels), rows.kind, findings)
-
-
-def require_single(data: LabelledData, where: str) -> LabelledData:
-    """Return ``data`` if it is of the form that models are trained on so far: one class a row, no pairs.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if data.kind != "single" or data.has_pairs:
-        found = "pairs of texts" if data.kind == "single" else f"label_kind: {data.kind}"
-        raise ConfigError(
-            f"{where}: found {found}; `finetune` and `tune` take one text and one class a row (label_kind: single, no "
-            "pair_column) in this version; `data build`, `data show` and `evaluate` take all of them"
-        )
-    return data
 
 
 def _of_files(config: LabelledDataConfig) -> _Rows:

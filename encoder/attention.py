@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from encoder.settings import AttentionKind
+from encoder.config import AttentionKind
 
 ATTENTION = "raybert"
 

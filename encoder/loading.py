@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from encoder.settings import NewModelConfig
+from encoder.config import NewModelConfig
 from foundation.errors import EncoderError
 from foundation.references import check_model_folder, check_tokenizer_folder
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from encoder.attention import ATTENTION, Layout, layout, positions, register
-from encoder.settings import AttentionKind
+from encoder.config import AttentionKind
 from foundation.errors import EncoderError
 
 _TOLERANCE = 1e-4  # on logits; rounding alone is two orders below, attention to another document far above

@@ -18,9 +18,9 @@ from corpus.masks import LinearShare, Masking, Spans
 from corpus.order import RowOrder, StepRows
 from corpus.positions import linear_ramp
 from corpus.shards import PackedRows
+from encoder.config import AttentionKind
 from encoder.loading import check_vocabulary, load_tokenizer, longest_input
 from encoder.padding_free import check_same
-from encoder.settings import AttentionKind
 from foundation.errors import ConfigError, EncoderError
 from foundation.progress import say
 from training.beginnings import first_classifier, first_masked_lm, output_names

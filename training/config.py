@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from corpus.config import LabelledDataConfig
 from corpus.labelled_config import LabelKind
-from encoder.settings import AttentionKind, NewModelConfig
+from encoder.config import AttentionKind, NewModelConfig
 from foundation.config import Config, PathText, RefText
 from training.optimiser_config import GuardConfig, OptimiserConfig, ScheduleConfig, carried_by
 

@@ -35,7 +35,7 @@ class WithObjective(nn.Module):
 
     def forward(self, batch: Batch, *, evaluating: bool = False) -> torch.Tensor:
         """Summed loss (scalar), or counts (1-D)."""
-        with torch.autocast(batch["weight"].device.type, dtype=self._dtype, enabled=self._dtype is not None):
+        with torch.autocast(next(self.model.parameters()).device.type, dtype=self._dtype, enabled=self._dtype is not None):
             return self._objective.counts(self.model, batch) if evaluating else self._objective.loss_sum(self.model, batch)
 
 

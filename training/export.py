@@ -19,7 +19,7 @@ from corpus.shards import TOKENIZER_FOLDER
 from encoder.classifier import SequenceClassifier
 from encoder.loading import load_tokenizer
 from encoder.padding_free import position_offset
-from foundation.bundle import Bundle, Gate, GoldenRequest, seal
+from foundation.bundle import Bundle, Gate, seal
 from foundation.home import git_revision
 from training.beginnings import first_classifier, first_masked_lm, output_names
 from training.checkpoint import Checkpoint
@@ -69,20 +69,10 @@ def export_classifier(
             scores_NC = classifier.score(inputs(held))
             thresholds = dict.fromkeys(names, shared_threshold(scores_NC, held.labels))
             metrics = dict(metrics) | metrics_of(held.labels, scores_NC >= thresholds[names[0]], len(names))
-        first = held.take(np.arange(min(GOLDEN_REQUESTS, len(held))))
-        scores = classifier.score(inputs(first))
 
         def encode(texts: list[str], pairs: list[str] | None) -> Any:
             return tokenizer(texts, pairs, truncation=True, max_length=recipe.max_length, return_attention_mask=False)["input_ids"]
 
-        golden = tuple(
-            GoldenRequest(
-                text=text,
-                text_pair=None if first.pairs is None else first.pairs[number],
-                scores={name: float(score) for name, score in zip(names, scores[number], strict=True)},
-            )
-            for number, text in enumerate(first.texts)
-        )
         bundle = seal(
             part,
             task=BUNDLE_TASKS[data.kind],
@@ -95,7 +85,7 @@ def export_classifier(
             git_revision=git_revision(Path(__file__).parent),
             metrics=metrics,
             gates=gates_of(recipe.gates, metrics, held.labels),
-            golden=golden,
+            golden=classifier.golden(inputs(held)[:GOLDEN_REQUESTS]),
             profile=profile_of(data.train, data.labels, encode),
         )
     return bundle.model_copy(update={"path": target})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from encoder.settings import AttentionKind
+from encoder.config import AttentionKind
 from foundation.errors import ConfigError
 from training.config import RunConfig
 

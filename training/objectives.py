@@ -20,8 +20,8 @@ from corpus.masks import BERT, LinearShare, Masking, mask_row, masked_counts, pr
 from corpus.next_sentence import FEWEST_TOKENS, NO_PAIR, paired_row
 from corpus.order import StepRows
 from corpus.shards import PackedRows
+from encoder.config import AttentionKind
 from encoder.padding_free import class_logits, documents, masked_logits, pretraining_logits
-from encoder.settings import AttentionKind
 from training.tasks import Task, target_tensor
 
 Batch = dict[str, Any]

@@ -6,7 +6,7 @@ own loss, whatever micro-batches it was summed over. Shapes: B rows, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,11 +16,10 @@ from torch.nn import functional
 
 from corpus.labelled import LabelledData
 from corpus.labelled_config import LabelKind
-from corpus.labels import class_counts
 from foundation.bundle import TaskKind
-from foundation.errors import ConfigError
 from training.config import FinetuneConfig
 from training.evaluation import LABEL_KINDS
+from training.fitting import class_weights
 from training.metrics import classification_metrics
 from training.task_metrics import multi_label_metrics, regression_metrics
 
@@ -136,38 +135,11 @@ class Regression:
 
 
 def task_of(recipe: FinetuneConfig, data: LabelledData) -> Task:
-    """The task that the labels are, with the recipe's weights and smoothing.
-
-    Raises:
-        ConfigError: Weights or smoothing of numbers, or a weight of a class that there is not.
-    """
-    where = recipe.data.train
+    """The task that the labels are, with the recipe's weights and smoothing; the recipe fits them (``fitting``)."""
     if data.kind == "number":
-        if recipe.class_weights != "none" or recipe.label_smoothing:
-            raise ConfigError(f"{where}: labels are numbers, which have neither class_weights nor label_smoothing; leave them out")
         return Regression()
     weights_C = class_weights(recipe.class_weights, data)
     return SingleLabel(weights_C, recipe.label_smoothing) if data.kind == "single" else MultiLabel(weights_C, recipe.label_smoothing)
-
-
-def class_weights(wanted: str | Mapping[str, float], data: LabelledData) -> np.ndarray:
-    """(C,) float32: all 1, by frequency (rows / (classes × rows of the class)), or as given (others 1).
-
-    Raises:
-        ConfigError: A class that there is not.
-    """
-    weights_C = np.ones(len(data.labels), dtype=np.float32)
-    if wanted == "balanced":
-        counts_C = class_counts(data.train.labels, len(data.labels))
-        if data.kind == "single":
-            return (len(data.train) / (len(counts_C) * np.maximum(counts_C, 1))).astype(np.float32)
-        return ((len(data.train) - counts_C) / np.maximum(counts_C, 1)).astype(np.float32)
-    if isinstance(wanted, Mapping):
-        for name, weight in wanted.items():
-            if name not in data.labels:
-                raise ConfigError(f"class_weights: found {name!r}, which is none of the classes: {', '.join(data.labels)}")
-            weights_C[data.labels.index(name)] = weight
-    return weights_C
 
 
 def target_tensor(labels_B: np.ndarray) -> torch.Tensor:

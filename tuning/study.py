@@ -18,6 +18,7 @@ from foundation.errors import ConfigError, RunError
 from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
+from training.fitting import fitting
 from training.planning import (
     check_length,
     check_room,
@@ -96,6 +97,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     data = read_labelled(config.recipe)
     if not len(data.validation):
         raise ConfigError("recipe.data.validation_fraction: is 0, but a study chooses on validation rows; set it above 0")
+    config = config.model_copy(update={"recipe": fitting(config.recipe, data)})
     encoder = config.space.get("encoder")
     references = [str(value) for value in encoder.values] if isinstance(encoder, ChoiceDimension) else [config.recipe.encoder]
     locations = {}

@@ -14,7 +14,7 @@ import pytest
 
 from corpus.build import apply
 from corpus.config import DataConfig, LabelledDataConfig, SourceConfig
-from corpus.labelled import LabelledData, LabelledSplit, load_labelled, require_single
+from corpus.labelled import LabelledData, LabelledSplit, load_labelled
 from corpus.manifest import MANIFEST, BuildManifest, read_manifest
 from corpus.planning import plan
 from corpus.stages import map_here
@@ -345,18 +345,6 @@ def test_a_test_file_is_read_as_the_build_is(recipe_for: Recipe, tmp_path: Path)
     test.write_text('{"text": "held out", "label": ["c", "d"]}\n')
     with pytest.raises(DataError, match=r"test.jsonl: 'd': not a label in train \(1 rows: test.jsonl#1\); train has a, b, c"):
         load_labelled(config(tmp_path / "built", test=test))
-
-
-def test_only_single_classes_without_pairs_are_trained_on_so_far(tmp_path: Path) -> None:
-    file, _ = write_tags(tmp_path, "arrow")
-    lists = load_labelled(config(file, label_kind="list"))
-    with pytest.raises(ConfigError, match=r"a\.csv: found label_kind: list; `finetune` and `tune` take one text and one class"):
-        require_single(lists, "a.csv")
-    pairs = load_labelled(config(parquet(tmp_path / "p.parquet", text=["a", "b"], label=["x", "y"], other=["c", "d"]), pair_column="other"))
-    with pytest.raises(ConfigError, match="found pairs of texts"):
-        require_single(pairs, "a.csv")
-    plain = load_labelled(config(parquet(tmp_path / "q.parquet", text=["a", "b"], label=["x", "y"])))
-    assert require_single(plain, "a.csv") is plain
 
 
 def test_a_source_reads_what_a_labelled_file_reads(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +17,9 @@ from encoder.onnx_export import GRAPH, export_onnx
 from foundation.bundle import Bundle
 from foundation.errors import BundleError, ConfigError
 from raybert.main import main
-from tests.support.tiny import make_classifier_bundle, make_encoder, make_roberta_encoder, write_tokenizer
+from tests.support.tiny import FAMILIES, make_classifier_bundle
 
 LABELS = ("negative", "neutral", "positive")
-
-
-def make_distilbert(folder: Path, *, seed: int = 0) -> Path:
-    from transformers import DistilBertConfig, DistilBertModel
-
-    size = write_tokenizer(folder)
-    config = DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64)
-    return save(DistilBertModel, config, folder, seed)
-
-
-def make_modernbert(folder: Path, *, seed: int = 0) -> Path:
-    from transformers import ModernBertConfig, ModernBertModel
-
-    size = write_tokenizer(folder)
-    config = ModernBertConfig(
-        vocab_size=size,
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        local_attention=8,  # shorter than the rows, so that the sliding window is in the graph
-        pad_token_id=0,
-        cls_token_id=2,
-        sep_token_id=3,
-        bos_token_id=2,
-        eos_token_id=3,
-    )
-    return save(ModernBertModel, config, folder, seed)
-
-
-def save(kind: Any, config: Any, folder: Path, seed: int) -> Path:
-    import torch
-
-    config.initializer_range = 0.3
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        kind(config).save_pretrained(folder)
-    return folder
-
-
-FAMILIES: dict[str, Callable[..., Path]] = {
-    "bert": make_encoder,
-    "roberta": make_roberta_encoder,
-    "distilbert": make_distilbert,
-    "modernbert": make_modernbert,
-}
 
 
 def onnx_scores(target: Path, texts: list[Any]) -> np.ndarray:

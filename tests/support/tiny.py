@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from foundation.bundle import Bundle, TaskKind, seal
 
@@ -137,6 +138,55 @@ def make_roberta_encoder(folder: Path, *, hidden: int = 32, layers: int = 2, see
         torch.manual_seed(seed)
         RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
+
+
+def make_distilbert(folder: Path, *, seed: int = 0) -> Path:
+    """Write an untrained DistilBERT encoder with the tokenizer of ``make_encoder``; returns ``folder``."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    size = write_tokenizer(folder)
+    config = DistilBertConfig(vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=64)
+    return _save(DistilBertModel, config, folder, seed)
+
+
+def make_modernbert(folder: Path, *, seed: int = 0) -> Path:
+    """Write an untrained ModernBERT encoder with a window shorter than most rows; returns ``folder``."""
+    from transformers import ModernBertConfig, ModernBertModel
+
+    size = write_tokenizer(folder)
+    config = ModernBertConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        local_attention=8,  # shorter than the rows, so that the sliding window matters
+        pad_token_id=0,
+        cls_token_id=2,
+        sep_token_id=3,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    return _save(ModernBertModel, config, folder, seed)
+
+
+def _save(kind: Any, config: Any, folder: Path, seed: int) -> Path:
+    import torch
+
+    config.initializer_range = 0.3
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        kind(config).save_pretrained(folder)
+    return folder
+
+
+FAMILIES: dict[str, Callable[..., Path]] = {
+    "bert": make_encoder,
+    "roberta": make_roberta_encoder,
+    "distilbert": make_distilbert,
+    "modernbert": make_modernbert,
+}
 
 
 def write_reviews(file: Path, rows: int = 80, *, seed: int = 0) -> Path:

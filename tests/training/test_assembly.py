@@ -36,7 +36,7 @@ def test_a_vocabulary_trained_by_the_build_is_pretrained_on_and_another_encoder_
     recipe = PretrainConfig.model_validate({"data": tree["out"], "encoder": str(encoder), "masking": {"whole_words": True}})
     assembly = assemble(recipe, str(encoder))
     assert assembly.model.config.vocab_size == manifest.tokenizer.vocabulary
-    assert int(assembly.objective.batch(_rows(4), range(4), 1.0)["input_ids"].max()) < manifest.tokenizer.vocabulary
+    assert int(assembly.objective.batch(_rows(4), range(4), 1.0)["documents"].ids_N.max()) < manifest.tokenizer.vocabulary
     other = make_encoder(tmp_path / "other")
     with pytest.raises(ConfigError, match="was tokenised with another vocabulary than the encoder's"):
         assemble(recipe.model_copy(update={"encoder": str(other)}), str(other))
@@ -54,7 +54,7 @@ def test_random_replacements_are_tokens_that_exist_where_embeddings_were_padded(
     assert vocabulary < assembly.model.config.vocab_size
     assert assembly.model.config.vocab_size % 64 == 0
     rows = assembly.objective.rows
-    ids = assembly.objective.batch(_rows(rows), range(rows), 1.0)["input_ids"]
+    ids = assembly.objective.batch(_rows(rows), range(rows), 1.0)["documents"].ids_N
     assert len(np.unique(ids)) > vocabulary / 2
     assert int(ids.max()) < vocabulary
 

@@ -17,6 +17,7 @@ from corpus.positions import constant
 from tests.support.tiny import make_encoder, make_packed
 from training.assembly import assemble, loop_arguments, torch_engine
 from training.config import PretrainConfig
+from training.division import Limits
 from training.hardware import Hardware, decide
 from training.loader import THREAD_NAME, StepBatches, prefetched, step_batches
 from training.loop import StepReport, Stop, train
@@ -102,7 +103,7 @@ class Pretraining:
         recipe = PretrainConfig.model_validate(self.tree | {"prefetch_steps": prefetch_steps})
         assembly = assemble(recipe, str(self.encoder))
         engine = torch_engine(assembly, recipe, decide(Hardware(), recipe), device=torch.device("cpu"), checkpoint=None)
-        arguments = loop_arguments(recipe, recipe.steps) | {"steps": recipe.steps, "order": assembly.order} | more
+        arguments = loop_arguments(recipe, recipe.steps, "runs") | {"steps": recipe.steps, "order": assembly.order} | more
         assert arguments["prefetch_steps"] == prefetch_steps
         return list(train(engine, assembly.objective, **arguments)), dict(engine.model.state_dict())
 
@@ -162,21 +163,21 @@ def test_a_curriculum_makes_batches_of_short_rows_first(pretraining: Pretraining
     steps = order.rows // 4
     widths = []
     for step in range(steps):
-        ready = step_batches(step, assembly.objective, order, constant(4), rank=0, world_size=1, rows_per_microbatch=4)
-        widths.append(ready.batches[0]["input_ids"].shape[1])
+        ready = step_batches(step, assembly.objective, order, constant(4), rank=0, world_size=1, limits=Limits(512, 4))
+        widths.append(len(ready.batches[0]["documents"].ids_N) // 4)
     assert widths[0] <= 12
-    assert widths[-1] > 16
+    assert widths[-1] > 12
     assert widths[: order.buckets[0] // 4] == sorted(widths)[: order.buckets[0] // 4]
 
 
 def test_what_is_made_is_the_ranks_share_alone(pretraining: Pretraining) -> None:
     recipe = PretrainConfig.model_validate(pretraining.tree)
     assembly = assemble(recipe, str(pretraining.encoder))
-    order, schedule = assembly.order, loop_arguments(recipe, recipe.steps)["batches"]
+    order, schedule = assembly.order, loop_arguments(recipe, recipe.steps, "runs")["batches"]
     assert order is not None
 
     def ready(rank: int, world_size: int) -> StepBatches:
-        return step_batches(5, assembly.objective, order, schedule, rank=rank, world_size=world_size, rows_per_microbatch=2)
+        return step_batches(5, assembly.objective, order, schedule, rank=rank, world_size=world_size, limits=Limits(512, 2))
 
     alone = ready(0, 1)
     for world_size in (2, 3, 9):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from corpus.order import StepRows, rows_of_step
+from training.division import Limits
 from training.guard import Apply, GiveUp, GuardError, Skip
 from training.loop import Applied, Hook, StepReport, Stop, every, noise_seed, train
 from training.optimiser_config import GuardConfig
@@ -77,7 +78,7 @@ def prefetch_steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return int(request.param)
 
 
-DEFAULTS: dict[str, Any] = {"steps": 4, "rows_per_step": 6, "rows_per_microbatch": 4, "seed": 3, "hooks": ()}
+DEFAULTS: dict[str, Any] = {"steps": 4, "rows_per_step": 6, "limits": Limits(1000, 4), "seed": 3, "hooks": ()}
 
 
 def run(engine: ScriptedEngine, *, seeds: list[int] | None = None, **values: Any) -> list[StepReport]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from corpus.labelled import LabelledSplit
 from corpus.order import StepRows
 from training.metrics import classification_metrics, confusion_matrix
-from training.objectives import Classification
+from training.objectives import Supervised
+from training.tasks import SingleLabel
 
 answers = st.integers(2, 6).flatmap(
     lambda classes: st.tuples(
@@ -43,13 +45,15 @@ def test_no_rows_score_nothing() -> None:
 class Fixed:
     """A model whose logits are looked up by the first token."""
 
+    config = SimpleNamespace(pad_token_id=0)
+
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
 
-    def __call__(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Fixed:
-        answer = Fixed(self._logits)
-        answer.logits = self._logits[input_ids[:, 0]]  # type: ignore[attr-defined]
-        return answer
+    def forward(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self._logits[input_ids[:, 0]])
+
+    __call__ = forward
 
 
 @settings(deadline=None, max_examples=30)
@@ -59,7 +63,8 @@ def test_counts_merge_over_batches_and_fillers_add_nothing(rows: int, seed: int,
     logits = torch.tensor(random.normal(size=(rows, 3)), dtype=torch.float32)
     labels = random.integers(0, 3, rows)
     split = LabelledSplit([""] * rows, labels, [str(row) for row in range(rows)])
-    objective = Classification([[row, 5] for row in range(rows)], split, classes=3, pad_id=0)
+    ids = [np.array([row, 5], dtype=np.int32) for row in range(rows)]
+    objective = Supervised(ids, split.labels, split.ids, task=SingleLabel(np.ones(3, np.float32)), attention="padded")
     everything = StepRows(np.zeros(rows, dtype=np.int64), np.arange(rows))
     model = Fixed(logits)
     sums = torch.zeros(10, dtype=torch.float64)

@@ -11,6 +11,7 @@ import torch
 from tests.support.tiny import make_encoder, make_packed
 from training.assembly import assemble, loop_arguments, torch_engine
 from training.config import PretrainConfig
+from training.hardware import Hardware, decide
 from training.loop import train
 from training.phases import NAMES, Phases, phase_table, table_text
 from training.profiling import StepProfiler, window
@@ -104,8 +105,8 @@ def test_a_profiled_run_writes_a_trace_with_the_phases_in_it_and_their_times_and
 
     def losses(*, profiled: bool) -> list[float]:
         assembly = assemble(recipe, str(encoder))
-        engine = torch_engine(assembly, recipe, device=torch.device("cpu"), checkpoint=None)
-        arguments = {"steps": 6, "order": assembly.order, **loop_arguments(recipe, 6)}
+        engine = torch_engine(assembly, recipe, decide(Hardware(), recipe), device=torch.device("cpu"), checkpoint=None)
+        arguments = {"steps": 6, "order": assembly.order, **loop_arguments(recipe, 6, "runs")}
         if not profiled:
             return [report.loss for report in train(engine, assembly.objective, **arguments)]
 

@@ -14,12 +14,14 @@ import torch
 
 from foundation.errors import InputError
 from tests.support.tiny import make_encoder, make_packed, write_reviews
-from training.assembly import assemble, is_stale
+from training.assembly import is_stale
 from training.config import FinetuneConfig, PretrainConfig
 from training.export import gates_of, shared_threshold
 from training.planning import count_parameters, plan, state_bytes, total_steps
 from tuning.config import StudyConfig
 from tuning.study import plan_study
+
+SPACE = {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.2}}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_a_dry_run_tells_everything_and_creates_nothing(
     assert isinstance(planned.decisions, dict)
     assert planned.decisions["precision"]["value"] == "fp32"
     assert planned.run_folder == str(raybert_home / "runs" / planned.run_id)
-    assert FinetuneConfig.model_validate(planned.recipe) == made
+    assert FinetuneConfig.model_validate(planned.recipe) == made.model_copy(update={"metric": "macro_f1"})
 
 
 def test_a_plan_tells_what_learns_at_which_share_of_the_rate_and_refuses_to_freeze_more_than_there_is(
@@ -107,27 +109,30 @@ def test_a_plan_tells_what_the_checks_warn_of(encoder: Path, tmp_path: Path, ray
         plan("finetune", FinetuneConfig.model_validate(tree))
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ({"label_kind": "list", "label_separator": "|"}, "found label_kind: list; .* take one text and one class a row"),
-        ({"label_column": "stars", "label_kind": "number"}, "found label_kind: number"),
-        ({"pair_column": "stars"}, "found pairs of texts"),
-    ],
-)
-def test_what_cannot_be_trained_on_yet_is_refused_by_runs_and_studies(
-    encoder: Path, tmp_path: Path, raybert_home: Path, data: dict[str, str], message: str
+def test_every_kind_of_label_is_planned_with_a_metric_of_its_own_and_another_kinds_is_refused(
+    encoder: Path, tmp_path: Path, raybert_home: Path
 ) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("text,label,stars\n" + "".join(f"text {i},{'a|b' if i % 2 else 'a'},{i}\n" for i in range(12)))
-    made = FinetuneConfig.model_validate({"encoder": str(encoder), "max_length": 32, "data": {"train": str(file), **data}})
-    with pytest.raises(InputError, match=message):
-        plan("finetune", made)
-    with pytest.raises(InputError, match=message):
-        assemble(made, str(encoder))
-    space = {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.2}}
-    with pytest.raises(InputError, match=message):
-        plan_study(StudyConfig.model_validate({"recipe": made.model_dump(), "space": space}))
+    lists, numbers = {"label_kind": "list", "label_separator": "|"}, {"label_column": "stars", "label_kind": "number"}
+    tree = {"encoder": str(encoder), "max_length": 32}
+    found = []
+    for data in (lists, numbers, {"pair_column": "stars"}):
+        made = FinetuneConfig.model_validate(tree | {"data": {"train": str(file), **data}})
+        found.append(plan("finetune", made).recipe["metric"])
+        assert plan_study(StudyConfig.model_validate({"recipe": made.model_dump(), "space": SPACE})).metric == found[-1]
+    assert found == ["micro_f1", "pearson", "macro_f1"]
+    for data, more, message in (
+        (lists, {"metric": "accuracy"}, "metric: found accuracy, but labels of kind list have micro_f1, "),
+        (numbers, {"label_smoothing": 0.1}, "labels are numbers, which have neither class_weights nor label_smoothing"),
+        (lists, {"class_weights": {"c": 2.0}}, "class_weights: found 'c', which is none of the classes: a, b"),
+        (numbers, {"gates": {"accuracy": 0.5}}, "gate accuracy: not measured"),
+    ):
+        made = FinetuneConfig.model_validate(tree | {"data": {"train": str(file), **data}, **more})
+        with pytest.raises(InputError, match=message):
+            plan("finetune", made)
+        with pytest.raises(InputError, match=message):
+            plan_study(StudyConfig.model_validate({"recipe": made.model_dump(), "space": SPACE}))
 
 
 def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:

@@ -130,7 +130,7 @@ def test_fp16_trains_near_fp32_with_losses_scaled(encoder: Path) -> None:
 
     recipe, model, objective = parts(task(encoder, recipe=CALM))
     engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale())
-    losses = [report.loss for report in train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS))]
+    losses = [report.loss for report in train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS, "runs"))]
     assert losses == pytest.approx(run_task(task(encoder, recipe=CALM))["losses"], rel=NEAR)
     assert engine.loss_scale == LossScale(finite_steps=STEPS)
 
