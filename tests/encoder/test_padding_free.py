@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from corpus.order import StepRows
 from corpus.shards import PackedRows
-from encoder.attention import layout
+from encoder.attention import divided, layout
 from encoder.config import AttentionKind
 from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
 from encoder.padding_free import Documents, check_same, class_logits, documents, masked_logits, prepare
@@ -194,7 +194,23 @@ def test_documents_are_put_in_the_order_of_their_lengths_and_none_is_lost(length
         assert found.positions_N[start:end].tolist() == list(range(end - start))
     asked = np.arange(0, sum(lengths), 3)
     assert found.ids_N[placed.places(asked)].tolist() == np.concatenate(rows)[asked].tolist()
-    assert sum(count * size for count, size in found.layout.runs()) == sum(lengths)
+    if kind == "runs":
+        assert sum(run.tokens for run in found.layout.runs) == sum(lengths)
+        assert sum(run.documents for run in found.layout.runs) == len(lengths)
+
+
+@given(lengths=sizes)
+def test_runs_are_divided_where_calls_and_padding_cost_least(lengths: list[int]) -> None:
+    sizes_D = np.sort(np.array(lengths))
+
+    def cost(ends: Sequence[int]) -> float:
+        return sum(2000 + (end - start) * int(sizes_D[end - 1]) ** 2 for start, end in pairwise(ends))
+
+    found = divided(sizes_D)
+    assert (found[0], found[-1]) == (0, len(lengths))
+    inner = range(1, len(lengths))
+    every = [[0, *ends, len(lengths)] for count in range(min(3, len(lengths))) for ends in combinations(inner, count)]
+    assert cost(found) <= min(cost(ends) for ends in every)
 
 
 @given(lengths=sizes)
