@@ -1,26 +1,28 @@
 """Models computed without padding: documents one behind the other, logits only where they count, for any encoder of transformers.
 
-The model's own ``forward`` runs, head included. What changes is what its head gets to see: a hook on the base model (or on its pooler)
-hands on the hidden states of the masked tokens, or of each document's first token, instead of all. So no family needs code here. Whether a
-family bears it is not believed but tried, by ``check_same``, when a run starts.
+The model's own ``forward`` runs, head included. What changes is what its last layer computes (``last_layer.py``), and what its head gets
+to see: a hook on the base model (or on its pooler) hands on the hidden states of the masked tokens, or of each document's first token. So
+no family needs code here. Whether a family bears it is not believed but tried, by ``check_same``, when a run starts.
 
-Shapes: N tokens, D documents, M masked tokens, h width, V vocabulary, C classes.
+Shapes: N tokens, K of them asked for, D documents, M masked tokens, h width, V vocabulary, C classes.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from encoder.attention import ATTENTION, Layout, layout, positions, register
+from encoder.attention import ATTENTION, register
 from encoder.config import AttentionKind
+from encoder.last_layer import asking
+from encoder.layout import Layout, Numbers, layout, positions
 from foundation.errors import EncoderError
 
 _TOLERANCE = 1e-4  # on logits; rounding alone is two orders below, attention to another document far above
@@ -38,19 +40,19 @@ class Documents:
     types_N: torch.Tensor
     """int64 token types, all 0 where the texts of a pair are not told apart."""
     layout: Layout
+    asked_K: torch.Tensor
+    """int64, ascending: the tokens whose last hidden states are asked for."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Documents:
         """The documents on ``device``."""
-        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()}
-        return Documents(**moved)
+        return Documents(**{name: value.to(device, non_blocking=non_blocking) for name, value in vars(self).items()})
 
     def __len__(self) -> int:
         return len(self.layout.lengths)
 
-    @property
-    def first_tokens_D(self) -> torch.Tensor:
-        """(D,) where each document begins."""
-        return self.layout.ends[:-1].long()
+    def asking(self, asked_K: Numbers) -> Documents:
+        """The documents with other tokens asked for, ascending."""
+        return replace(self, layout=self.layout.asking(asked_K), asked_K=torch.from_numpy(asked_K))
 
 
 class Placed(NamedTuple):
@@ -71,7 +73,7 @@ class Placed(NamedTuple):
 def documents(
     ids_N: npt.NDArray[Any], sizes_D: npt.NDArray[np.int64], kind: AttentionKind, types_N: npt.NDArray[Any] | None = None
 ) -> tuple[Documents, Placed]:
-    """Put documents that lie one behind the other in the order of their lengths.
+    """Put documents that lie one behind the other in the order of their lengths; the first token of each is asked for.
 
     Args:
         ids_N: Their token ids.
@@ -86,7 +88,9 @@ def documents(
     sorted_N = np.asarray(ids_N, dtype=np.int64)[tokens_N]
     sorted_types_N = np.zeros_like(sorted_N) if types_N is None else np.asarray(types_N, dtype=np.int64)[tokens_N]
     ids, places, types = (torch.from_numpy(array) for array in (sorted_N, offset_N, sorted_types_N))
-    return Documents(ids, places, types, layout(sorted_D.tolist(), kind)), Placed(order_D, tokens_N)
+    firsts_D = np.cumsum(sorted_D) - sorted_D
+    found = Documents(ids, places, types, layout(sorted_D.tolist(), kind).asking(firsts_D), torch.from_numpy(firsts_D))
+    return found, Placed(order_D, tokens_N)
 
 
 def prepare(model: Any) -> Any:
@@ -97,46 +101,47 @@ def prepare(model: Any) -> Any:
     return model
 
 
-def masked_logits(model: Any, found: Documents, masked_M: torch.Tensor) -> torch.Tensor:
-    """Vocabulary logits_MV of a masked-language model at ``masked_M``, places among the N tokens; computed nowhere else."""
-    with _handing_on(model.base_model, _masked(found, masked_M)):
+def masked_logits(model: Any, found: Documents) -> torch.Tensor:
+    """Vocabulary logits_KV of a masked-language model at the tokens asked for; computed nowhere else."""
+    with asking(model, found.asked_K, found.layout) as is_asked, _handing_on(model.base_model, _asked(found, is_asked)):
         logits: torch.Tensor = _forward(model, found).logits
     return logits.squeeze(0)
 
 
-def pretraining_logits(model: Any, found: Documents, masked_M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``masked_logits``, and logits (D, 2) of whether each document's second half is its own; for models with both heads."""
-    pooler = model.base_model.pooler
-    pooled = _pooled(model, found)
-    # In padded form each row begins with its document's first token already.
-    handle = None
-    if found.layout.kind != "padded":
-        handle = pooler.register_forward_pre_hook(lambda _, inputs: (pooled(inputs[0]), *inputs[1:]))
-    try:
-        with _handing_on(model.base_model, _masked(found, masked_M)):
-            output = _forward(model, found)
-    finally:
-        if handle is not None:
-            handle.remove()
+def pretraining_logits(model: Any, found: Documents, masked_M: torch.Tensor, firsts_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vocabulary logits_MV, and logits (D, 2) of whether each document's second half is its own; for models with both heads.
+
+    Args:
+        model: With both heads.
+        found: Documents of which the masked tokens and the first ones are asked for.
+        masked_M: Which of those asked for are masked.
+        firsts_D: Which of them begin documents.
+    """
+    with asking(model, found.asked_K, found.layout) as is_asked, ExitStack() as hooks:
+        asked = _asked(found, is_asked)
+        hooks.enter_context(_handing_on(model.base_model, lambda hidden: asked(hidden).index_select(1, masked_M)))
+        if found.layout.kind != "padded":  # else each row begins with its document's first token already
+            hooks.enter_context(_pooling(model, lambda hidden: asked(hidden)[0].index_select(0, firsts_D).unsqueeze(1)))
+        output = _forward(model, found)
     return output.prediction_logits.squeeze(0), output.seq_relationship_logits
 
 
 def class_logits(model: Any, found: Documents) -> torch.Tensor:
-    """Logits_DC of a sequence classifier, its head applied to every document."""
+    """Logits_DC of a sequence classifier, its head applied to every document; the first tokens are asked for."""
     if found.layout.kind == "padded":
         padded: torch.Tensor = _forward(model, found).logits
         return padded
-    pooler = getattr(model.base_model, "pooler", None)
-    if pooler is None:
-        with _handing_on(model.base_model, _pooled(model, found)):
+    if getattr(model.config, "classifier_pooling", "cls") == "mean":
+        with _handing_on(model.base_model, _mean(found)):
+            averaged: torch.Tensor = _forward(model, found).logits
+        return averaged
+    has_pooler = getattr(model.base_model, "pooler", None) is not None
+    with asking(model, found.asked_K, found.layout) as is_asked:
+        asked = _asked(found, is_asked)
+        # A pooler works inside of the base model, on the first token of each row.
+        hook = _pooling if has_pooler else lambda model, select: _handing_on(model.base_model, select)
+        with hook(model, lambda hidden: asked(hidden).transpose(0, 1)):
             logits: torch.Tensor = _forward(model, found).logits
-        return logits
-    # A pooler works inside of the base model, on the first token of each row.
-    handle = pooler.register_forward_pre_hook(lambda _, inputs: (_pooled(model, found)(inputs[0]), *inputs[1:]))
-    try:
-        logits = _forward(model, found).logits
-    finally:
-        handle.remove()
     return logits
 
 
@@ -158,20 +163,19 @@ def check_same(model: Any, kind: AttentionKind, *, vocabulary: int) -> None:
     rows = [generator.choice(known, min(size, limit)) for size in (5, 9, 9)]
     device = next(model.parameters()).device
     found, placed = documents(np.concatenate(rows), np.array([len(row) for row in rows]), kind)
-    found = found.to(device)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            everything = torch.arange(len(found.ids_N), device=device)
-            if "PreTraining" in type(model).__name__:
-                ours = pretraining_logits(model, found, everything)[0]
-                alone = [_alone(model, rows[i], device)[0] for i in placed.documents_D]
-            elif "MaskedLM" in type(model).__name__:
-                ours = masked_logits(model, found, everything)
-                alone = [_alone(model, rows[i], device)[0] for i in placed.documents_D]
+            if "PreTraining" in type(model).__name__ or "MaskedLM" in type(model).__name__:
+                odd_K = np.arange(1, len(found.ids_N), 2)
+                asked = found.asking(odd_K).to(device)
+                everything = torch.arange(len(odd_K), device=device)
+                both = "PreTraining" in type(model).__name__
+                ours = pretraining_logits(model, asked, everything, everything[:3])[0] if both else masked_logits(model, asked)
+                alone = [torch.cat([_alone(model, rows[i], device)[0] for i in placed.documents_D])[odd_K]]
             else:
-                ours = class_logits(model, found)
+                ours = class_logits(model, found.to(device))
                 alone = [_alone(model, rows[i], device) for i in placed.documents_D]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise EncoderError(f"{_family(model)}: cannot be computed without padding: {str(error).splitlines()[0]}; {_REMEDY}") from None
@@ -197,58 +201,67 @@ def position_offset(model: Any) -> int:
 
 
 def _forward(model: Any, found: Documents) -> Any:
-    accepted = _accepted(model)
+    given = {name: value for name, value in _inputs(model, found).items() if name in inspect.signature(type(model).forward).parameters}
     if found.layout.kind == "padded":
-        fold = _fold(found)
-        shape = fold.document_BT.shape
-        mask_BT = fold.document_BT >= 0
-        pad = model.config.pad_token_id or 0
-        ids_BT = torch.where(mask_BT, found.ids_N[fold.sources_BT].view(shape), pad)
-        given = {"input_ids": ids_BT, "attention_mask": mask_BT.long()}
-        if "token_type_ids" in accepted:
-            given["token_type_ids"] = torch.where(mask_BT, found.types_N[fold.sources_BT].view(shape), 0)
         return model(**given)
-    given = {"input_ids": found.ids_N.unsqueeze(0), "layout": found.layout}
-    if "position_ids" in accepted:
-        given["position_ids"] = (found.positions_N + position_offset(model)).unsqueeze(0)
-    if "token_type_ids" in accepted:
-        given["token_type_ids"] = found.types_N.unsqueeze(0)
-    if getattr(model.config, "sliding_window", None) is None:
-        return model(**given)
-    # Built by transformers, its masks would be N × N; ``attend`` knows window and documents. Not given to the head, which may pool by it.
-    handle = model.base_model.register_forward_pre_hook(_without_masks, with_kwargs=True)
-    try:
-        return model(**given)
-    finally:
-        handle.remove()
+    with ExitStack() as hooks:
+        if getattr(model.config, "sliding_window", None) is not None:
+            # Built by transformers, its masks would be N × N; ``attend`` knows window and documents. Not given to the head, which may pool
+            # by them.
+            hooks.callback(model.base_model.register_forward_pre_hook(_without_masks, with_kwargs=True).remove)
+        return model(**given, layout=found.layout)
+
+
+def _inputs(model: Any, found: Documents) -> dict[str, torch.Tensor]:
+    """What a model may take of the documents."""
+    if found.layout.kind != "padded":
+        return {
+            "input_ids": found.ids_N.unsqueeze(0),
+            "position_ids": (found.positions_N + position_offset(model)).unsqueeze(0),
+            "token_type_ids": found.types_N.unsqueeze(0),
+        }
+    fold = found.layout.fold
+    is_token_BT = fold.document_BT >= 0
+    ids_BT, types_BT = (tokens[fold.sources_BT].view(is_token_BT.shape) for tokens in (found.ids_N, found.types_N))
+    return {
+        "input_ids": torch.where(is_token_BT, ids_BT, model.config.pad_token_id or 0),
+        "attention_mask": is_token_BT.long(),
+        "token_type_ids": torch.where(is_token_BT, types_BT, 0),
+    }
 
 
 def _without_masks(_: Any, inputs: Any, given: dict[str, Any]) -> Any:
     return inputs, given | {"attention_mask": {"full_attention": None, "sliding_attention": None}}
 
 
-def _accepted(model: Any) -> Any:
-    return inspect.signature(type(model).forward).parameters
+def _asked(found: Documents, is_asked: bool) -> _Select:
+    """Hidden states of all tokens, or already of those asked for, to (1, K, h)."""
+    if is_asked:
+        return lambda hidden: hidden
+    places_K = found.asked_K if found.layout.kind != "padded" else found.layout.fold.places_N[found.asked_K]
+    return lambda hidden: hidden.flatten(0, 1).index_select(0, places_K).unsqueeze(0)
 
 
-def _masked(found: Documents, masked_M: torch.Tensor) -> _Select:
-    """Hidden states of all tokens to (1, M, h), those of the masked ones."""
-    places_M = masked_M if found.layout.kind != "padded" else _fold(found).places_N[masked_M]
-    return lambda hidden: hidden.flatten(0, 1).index_select(0, places_M).unsqueeze(0)
+def _mean(found: Documents) -> _Select:
+    """Hidden states (1, N, h) to the mean of each document's (D, 1, h)."""
+    sizes_D = found.layout.ends.diff()
+    owner_N = torch.repeat_interleave(torch.arange(len(found), device=sizes_D.device), sizes_D)
+
+    def mean(hidden: torch.Tensor) -> torch.Tensor:
+        sums = hidden.new_zeros(len(found), hidden.shape[-1]).index_add(0, owner_N, hidden.squeeze(0))
+        return (sums / sizes_D.unsqueeze(1)).unsqueeze(1)
+
+    return mean
 
 
-def _pooled(model: Any, found: Documents) -> _Select:
-    """Hidden states (1, N, h) to one for each document (D, 1, h): its first token's, or its mean where the head takes that."""
-    if getattr(model.config, "classifier_pooling", "cls") == "mean":
-        sizes_D = found.layout.ends.diff()
-        owner_N = torch.repeat_interleave(torch.arange(len(found), device=sizes_D.device), sizes_D)
-
-        def mean(hidden: torch.Tensor) -> torch.Tensor:
-            sums = hidden.new_zeros(len(found), hidden.shape[-1]).index_add(0, owner_N, hidden.squeeze(0))
-            return (sums / sizes_D.unsqueeze(1)).unsqueeze(1)
-
-        return mean
-    return lambda hidden: hidden.squeeze(0).index_select(0, found.first_tokens_D).unsqueeze(1)
+@contextmanager
+def _pooling(model: Any, select: _Select) -> Iterator[None]:
+    """While it lasts, the pooler gets what ``select`` takes of the hidden states that it is given."""
+    handle = model.base_model.pooler.register_forward_pre_hook(lambda _, inputs: (select(inputs[0]), *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -266,11 +279,6 @@ def _handing_on(base: Any, select: _Select) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _fold(found: Documents) -> Any:
-    assert found.layout.fold is not None
-    return found.layout.fold
 
 
 def _alone(model: Any, ids: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:

@@ -165,8 +165,9 @@ class MaskedLanguageModel:
         return float(total)
 
     def batch(self, rows: StepRows, members: Sequence[int], weight: float) -> Batch:
-        """The documents after masking, places ``masked`` (M,) among their tokens with their ``labels``, and the weight; with next-sentence
-        prediction ``is_other`` (D,) and ``pair_weight``, what a pair's loss counts beside a masked token's."""
+        """The documents after masking, their masked tokens asked for, with ``labels`` (M,) and the weight. With next-sentence prediction
+        first tokens are asked for besides: ``masked`` and ``firsts`` say which is which, ``is_other`` (D,) what to answer, and
+        ``pair_weight`` what a pair's loss counts beside a masked token's."""
         chosen = list(members)
         numbers, epochs, share = rows.rows[chosen].tolist(), rows.epochs[chosen].tolist(), self._share(rows)
         made = [self._row(number, epoch) for number, epoch in zip(numbers, epochs, strict=True)]
@@ -190,18 +191,23 @@ class MaskedLanguageModel:
         types_N = None if self._separator is None else np.concatenate([row.types for row in made])
         found, placed = documents(np.concatenate([row.ids for row in masked]), sizes_D, self._attention, types_N)
         before_B = np.cumsum([0, *(len(row.ids) for row in made)])
-        batch = {
-            "documents": found,
-            "masked": torch.from_numpy(
-                placed.places(np.concatenate([row.positions + before for row, before in zip(masked, before_B, strict=False)]))
-            ),
-            "labels": torch.from_numpy(np.concatenate([row.labels for row in masked]).astype(np.int64)),
-            "weight": torch.tensor(weight),
-        }
+        masked_M = placed.places(np.concatenate([row.positions + before for row, before in zip(masked, before_B, strict=False)]))
+        ascending = np.argsort(masked_M)
+        masked_M = masked_M[ascending]
+        labels_M = np.concatenate([row.labels for row in masked]).astype(np.int64)[ascending]
+        batch = {"documents": found.asking(masked_M), "labels": torch.from_numpy(labels_M), "weight": torch.tensor(weight)}
         if self._separator is None:
             return batch
+        firsts_D = found.asked_K.numpy()
+        asked_K = np.union1d(masked_M, firsts_D)
         is_other = np.concatenate([row.is_other for row in made])[placed.documents_D]
-        return batch | {"is_other": torch.from_numpy(is_other), "pair_weight": torch.tensor(self._pair_weight(rows))}
+        return batch | {
+            "documents": found.asking(asked_K),
+            "masked": torch.from_numpy(np.searchsorted(asked_K, masked_M)),
+            "firsts": torch.from_numpy(np.searchsorted(asked_K, firsts_D)),
+            "is_other": torch.from_numpy(is_other),
+            "pair_weight": torch.tensor(self._pair_weight(rows)),
+        }
 
     def _row(self, number: int, epoch: int) -> _Made:
         ids, starts = self._packed.row(number)
@@ -262,8 +268,8 @@ class MaskedLanguageModel:
 
     def _logits(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
         if self._separator is None:
-            return masked_logits(model, batch["documents"], batch["masked"]).float(), None
-        logits_MV, logits_D2 = pretraining_logits(model, batch["documents"], batch["masked"])
+            return masked_logits(model, batch["documents"]).float(), None
+        logits_MV, logits_D2 = pretraining_logits(model, batch["documents"], batch["masked"], batch["firsts"])
         return logits_MV.float(), logits_D2.float()
 
     def metrics(self, counts: Sequence[float]) -> dict[str, float]:

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from corpus.order import StepRows
 from corpus.shards import PackedRows
-from encoder.attention import divided, layout
 from encoder.config import AttentionKind
+from encoder.last_layer import last_layer
+from encoder.layout import divided, layout
 from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
 from encoder.padding_free import Documents, check_same, class_logits, documents, masked_logits, prepare
 from foundation.errors import EncoderError
@@ -74,7 +75,7 @@ def test_documents_in_one_row_answer_as_each_alone(family: Family, kind: Attenti
     rows = family.texts(3, 11, 1, 20, 2, 11)
     found, order = joined(rows, kind)
     with torch.no_grad():
-        of_words = masked_logits(family.masked_lm, found, torch.arange(len(found.ids_N)))
+        of_words = masked_logits(family.masked_lm, found.asking(np.arange(len(found.ids_N))))
         of_classes = class_logits(family.classifier, found)
         words_alone = torch.cat([alone(family.masked_lm, rows[i])[0] for i in order])
         classes_alone = torch.cat([alone(family.classifier, rows[i]) for i in order])
@@ -93,7 +94,7 @@ def test_another_document_changes_nothing_for_its_neighbour(family: Family, kind
         found, order = joined([first, other], kind)
         start = int(found.layout.ends[order.index(0)])
         with torch.no_grad():
-            words = masked_logits(family.masked_lm, found, torch.arange(start, start + len(first)))
+            words = masked_logits(family.masked_lm, found.asking(np.arange(start, start + len(first))))
             answers.append(torch.cat([words.reshape(-1), class_logits(family.classifier, found)[order.index(0)]]))
     for answer in answers[1:]:
         torch.testing.assert_close(answer, answers[0], atol=1e-5, rtol=0)
@@ -113,7 +114,7 @@ def test_loss_and_gradients_at_masked_positions_are_those_of_the_full_computatio
     assert len(batch["labels"]) == objective.count(rows)
     found: Documents = batch["documents"]
     labels_N = torch.full_like(found.ids_N, -100)
-    labels_N[batch["masked"]] = batch["labels"]
+    labels_N[found.asked_K] = batch["labels"]
     full = torch.zeros(())
     for start, end in pairwise(found.layout.ends.tolist()):
         logits_TV = model(input_ids=found.ids_N[start:end].unsqueeze(0)).logits[0]
@@ -127,6 +128,12 @@ def test_loss_and_gradients_at_masked_positions_are_those_of_the_full_computatio
         torch.testing.assert_close(ours[name], gradient, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def layers_of(model: Any) -> Any:
+    """The list of layers that ``last_layer`` takes the last one of."""
+    last = last_layer(model.base_model)
+    return next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and module[-1] is last)
+
+
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     loss.backward()
@@ -138,10 +145,24 @@ def test_logits_are_computed_at_masked_positions_only(family: Family) -> None:
     seen: list[int] = []
     handle = family.masked_lm.get_output_embeddings().register_forward_hook(lambda _, __, output: seen.append(output.shape[-2]))
     try:
-        assert masked_logits(family.masked_lm, found, torch.tensor([1, 7])).shape[0] == 2
+        assert masked_logits(family.masked_lm, found.asking(np.array([1, 7]))).shape[0] == 2
     finally:
         handle.remove()
     assert seen == [2]
+
+
+def test_the_last_layer_is_computed_for_the_tokens_asked_for_only(family: Family) -> None:
+    found, _ = joined(family.texts(9, 4, 4), "runs")
+    for model, compute in ((family.masked_lm, masked_logits), (family.classifier, class_logits)):
+        seen: list[int] = []
+        handles = []
+        for layer in layers_of(model)[-2:]:
+            feed_forward = [module for module in layer.modules() if isinstance(module, torch.nn.Linear)][-1]
+            handles.append(feed_forward.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output.shape[-2])))
+        compute(model, found)
+        for handle in handles:
+            handle.remove()
+        assert seen == [len(found.ids_N), 3]
 
 
 def test_a_model_is_left_as_it_was(family: Family) -> None:
@@ -196,7 +217,7 @@ def test_documents_are_put_in_the_order_of_their_lengths_and_none_is_lost(length
     assert found.ids_N[placed.places(asked)].tolist() == np.concatenate(rows)[asked].tolist()
     if kind == "runs":
         assert sum(run.tokens for run in found.layout.runs) == sum(lengths)
-        assert sum(run.documents for run in found.layout.runs) == len(lengths)
+        assert sum(run.rows for run in found.layout.runs) == len(lengths)
 
 
 @given(lengths=sizes)
@@ -216,7 +237,6 @@ def test_runs_are_divided_where_calls_and_padding_cost_least(lengths: list[int])
 @given(lengths=sizes)
 def test_a_fold_holds_every_document_whole_in_one_row(lengths: Sequence[int]) -> None:
     found = layout(sorted(lengths), "block")
-    assert found.fold is not None
     rows, width = found.fold.document_BT.shape
     assert width == max(lengths)
     assert rows <= len(lengths)

@@ -1,0 +1,106 @@
+"""The last layer, computed for the tokens whose hidden states are asked for, and for no others.
+
+What other tokens would come to in it, nobody reads: a classifier reads the first token of each document, a masked-language model the masked
+ones. Their queries, outputs and feed-forward parts, ten twelfths of the layer, are left out; keys and values are those of all tokens, so
+what is read is the same. Written for the three forms that layers have in BERT's kin, DistilBERT and ModernBERT, out of the layer's own
+modules; layers of other forms compute everything. Shapes: N tokens, K asked for, h width, H heads, W width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+from encoder.attention import attend
+from encoder.layout import Layout
+
+_Forward = Callable[..., Any]
+
+
+@contextmanager
+def asking(model: Any, asked_K: torch.Tensor, layout: Layout) -> Iterator[bool]:
+    """While it lasts, the base model's last layer answers (1, K, h) for the tokens at ``asked_K`` only; yields whether it does."""
+    layer = last_layer(model.base_model)
+    forward = layer is not None and _form(layer)
+    # A compiled encoder has its layers' code in it.
+    if not forward or layout.kind == "padded" or getattr(model.base_model, "_compiled_call_impl", None) is not None:
+        yield False
+        return
+    layer.forward = partial(forward, layer, asked_K)
+    try:
+        yield True
+    finally:
+        del layer.forward  # the class's own again
+
+
+def last_layer(base: Any) -> Any:
+    """The last of the layers that a base model runs one after the other; None where it has no such list."""
+    for place in (base, getattr(base, "encoder", None), getattr(base, "transformer", None)):
+        for name in ("layer", "layers"):
+            layers = getattr(place, name, None)
+            if isinstance(layers, torch.nn.ModuleList) and len(layers):
+                return layers[-1]
+    return None
+
+
+def _form(layer: Any) -> _Forward | None:
+    attention: Any = getattr(layer, "attention", None)
+    if hasattr(attention, "self") and hasattr(attention.self, "query") and hasattr(layer, "intermediate"):
+        return _bert
+    if hasattr(attention, "q_lin") and hasattr(layer, "sa_layer_norm"):
+        return _distilbert
+    if hasattr(layer, "attn") and hasattr(layer.attn, "Wqkv") and hasattr(layer, "mlp_norm"):
+        return _modernbert
+    return None
+
+
+def _bert(layer: Any, asked_K: torch.Tensor, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, layout: Layout, **__: Any) -> Any:
+    own, asked = layer.attention.self, hidden.index_select(1, asked_K)
+    query, key, value = (_heads(state, own.attention_head_size) for state in (own.query(asked), own.key(hidden), own.value(hidden)))
+    dropout = own.dropout.p if own.training else 0.0
+    context, _weights = attend(own, query, key, value, None, dropout=dropout, scaling=own.scaling, layout=layout)
+    attended = layer.attention.output(context.flatten(2), asked)
+    return layer.output(layer.intermediate(attended), attended)
+
+
+def _distilbert(layer: Any, asked_K: torch.Tensor, hidden_states: torch.Tensor, *_: Any, layout: Layout, **__: Any) -> Any:
+    own, asked = layer.attention, hidden_states.index_select(1, asked_K)
+    states = (own.q_lin(asked), own.k_lin(hidden_states), own.v_lin(hidden_states))
+    query, key, value = (_heads(state, own.attention_head_size) for state in states)
+    dropout = own.dropout.p if own.training else 0.0
+    context, _weights = attend(own, query, key, value, None, dropout=dropout, scaling=own.scaling, layout=layout)
+    attended = layer.sa_layer_norm(own.out_lin(context.flatten(2)) + asked)
+    return layer.output_layer_norm(layer.ffn(attended) + attended)
+
+
+def _modernbert(
+    layer: Any, asked_K: torch.Tensor, hidden_states: torch.Tensor, *_: Any, position_embeddings: Any, layout: Layout, **__: Any
+) -> Any:
+    from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
+
+    own, asked = layer.attn, hidden_states.index_select(1, asked_K)
+    # Queries, keys and values are one matrix, so that there is nothing to spare before the attention.
+    query, key, value = (_heads(state, own.head_dim) for state in own.Wqkv(layer.attn_norm(hidden_states)).chunk(3, dim=-1))
+    query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=1)
+    context, _weights = attend(
+        own,
+        query.index_select(2, asked_K),
+        key,
+        value,
+        None,
+        dropout=own.attention_dropout if own.training else 0.0,
+        scaling=own.head_dim**-0.5,
+        layout=layout,
+        sliding_window=own.sliding_window,
+    )
+    attended = asked + own.out_drop(own.Wo(context.flatten(2)))
+    return attended + layer.mlp(layer.mlp_norm(attended))
+
+
+def _heads(state: torch.Tensor, width: int) -> torch.Tensor:
+    """(1, N, h) to (1, H, N, W)."""
+    return state.view(*state.shape[:2], -1, width).transpose(1, 2)
