@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from encoder.dropout import dropped
 from encoder.layout import Fold, Layout, Run
 
 ATTENTION = "raybert"
@@ -86,12 +87,24 @@ def _by_fold(
 ) -> torch.Tensor:
     """One run; ``asked`` folds its queries."""
     query, key, value = (_folded(state, run, fold) for state, fold in zip(states, (asked, run.fold, run.fold), strict=True))
-    output = scaled_dot_product_attention(
-        query, key, value, attn_mask=_mask(run, asked, window, key.device), dropout_p=dropout, scale=scaling
-    )
+    mask = _mask(run, asked, window, key.device)
+    if dropout and key.device.type == "cpu":
+        output = _attention_with_dropout(query, key, value, mask, dropout, scaling)
+    else:
+        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     flat = output.transpose(1, 2).flatten(0, 1)
     unfolded: torch.Tensor = flat if asked is None else _Unfold.apply(flat, asked.places_N)  # type: ignore[no-untyped-call]
     return unfolded
+
+
+def _attention_with_dropout(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    """SDPA spelt out, as PyTorch itself does where it has no fused kernel, with a quicker dropout."""
+    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(-2, -1))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return torch.matmul(dropped(scores.softmax(dim=-1), dropout), value)
 
 
 def _folded(state: torch.Tensor, run: Run, fold: Fold | None) -> torch.Tensor:

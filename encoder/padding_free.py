@@ -21,6 +21,7 @@ import torch
 
 from encoder.attention import ATTENTION, register
 from encoder.config import AttentionKind
+from encoder.dropout import quicken
 from encoder.last_layer import asking
 from encoder.layout import Layout, Numbers, layout, positions
 from foundation.errors import EncoderError
@@ -96,6 +97,7 @@ def documents(
 def prepare(model: Any) -> Any:
     """Let ``model`` take documents without padding; it takes padded rows as before. Returns it."""
     register()
+    quicken(model)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(ATTENTION)
     return model
