@@ -45,6 +45,16 @@ def unscale(parameters: Iterable[nn.Parameter], loss_scale: LossScale) -> None:
     torch._foreach_mul_(gradients, 1 / loss_scale.factor)
 
 
+def clipped(parameters: Iterable[nn.Parameter], limit: float) -> float:
+    """Scale gradients down to a global norm of ``limit`` (0: never) and return the norm that they had; those below it are not touched."""
+    having = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in having if parameter.grad is not None])
+    found = float(norm)
+    if limit and not found <= limit:  # a norm that is NaN makes every gradient so
+        nn.utils.clip_grads_with_norm_(having, limit, norm)
+    return found
+
+
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch on ``device``."""
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
@@ -92,10 +102,9 @@ class TorchEngine:
     def apply(self, *, learning_rate: float) -> Applied:
         """Clip, step, clear; a gradient that is not finite is skipped."""
         with self.phases("optimiser"):
-            limit = self._config.clip_norm or float("inf")
             if self.loss_scale:
                 unscale(self.model.parameters(), self.loss_scale)
-            norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+            norm = clipped(self.model.parameters(), self._config.clip_norm)
             is_finite = norm == norm and norm != float("inf")
             if is_finite:
                 set_rates(self._optimiser, learning_rate)

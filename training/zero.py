@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from training.checkpoint import Checkpoint, Fragment, write_fragments
-from training.engine import WithObjective, moved, unscale
+from training.engine import WithObjective, clipped, moved, unscale
 from training.hardware import Precision
 from training.loop import Applied
 from training.loss_scale import LossScale
@@ -44,7 +44,7 @@ class _Clipping:
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         if self.loss_scale:
             unscale(parameters, self.loss_scale)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or float("inf")))
+        norm = clipped(parameters, self.clip_norm)
         self._global_grad_norm = norm
         self.overflow = not math.isfinite(norm)
         return None if self.overflow else super().step(closure)  # type: ignore[misc]
