@@ -65,7 +65,9 @@ def last_checkpoint(folder: Path) -> Checkpoint:
 def bits(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Every parameter and every tensor that the optimiser keeps, whole, by kind and name."""
     kinds = ("param", "exp_avg", "exp_avg_sq", "momentum_buffer")
-    return {f"{kind} of {name}": checkpoint.read(kind, name) for name in checkpoint.shapes for kind in kinds if checkpoint.holds(kind, name)}
+    return {
+        f"{kind} of {name}": checkpoint.read(kind, name) for name in checkpoint.shapes for kind in kinds if checkpoint.holds(kind, name)
+    }
 
 
 def differing_bits(found: Checkpoint, wanted: Checkpoint) -> list[str]:
