@@ -1,4 +1,4 @@
-"""From recipe to a model that transformers loads, in one process: encoders from scratch, classifiers from them, families that need padding."""
+"""From recipe to a model that transformers loads, in one process: new encoders, classifiers made of them, families that need padding."""
 
 from __future__ import annotations
 
