@@ -98,6 +98,14 @@ def test_dropout_is_on_in_these_runs_and_another_seed_draws_otherwise(place: Pla
     assert first != run_task(place.task("finetune", {"seed": 1}))["losses"][0]
 
 
+@pytest.mark.parametrize("verb", ["finetune", "pretrain"])
+def test_activations_computed_twice_change_no_step_of_a_run_with_dropout(verb: str, place: Place) -> None:
+    plain = run_task(place.task(verb, {}))
+    found = run_task(place.task(verb, {"activation_checkpointing": True}))
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    assert found["norms"] == pytest.approx(plain["norms"], rel=1e-4)
+
+
 STAGES = (0, 1, 2, 3)
 
 
