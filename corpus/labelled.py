@@ -139,7 +139,7 @@ def _of_build(folder: Path) -> _Rows:
             tables.append(pa.ipc.open_file(source).read_all())
     split = np.repeat(np.arange(len(tables), dtype=np.int8), [len(table) for table in tables])
     whole = pa.concat_tables(tables)
-    labels = stored_forms(whole.column("label"), manifest.labels, manifest.label_kind)
+    labels = stored_forms(whole.column("label"), manifest.labels, manifest.label_kind, f"{folder}/labelled")
     table = whole.select(["id", "text", *(["pair"] if manifest.has_pairs else [])]).append_column("label", labels)
     return _Rows(table, split, manifest.labels, manifest.label_kind)
 

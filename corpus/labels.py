@@ -124,10 +124,22 @@ def stored_type(kind: LabelKind) -> pa.DataType:
     return {"single": pa.int32(), "list": pa.list_(pa.int32()), "number": pa.float64()}[kind]
 
 
-def stored_forms(column: pa.ChunkedArray, names: Sequence[str], kind: LabelKind) -> pa.ChunkedArray:
-    """The string forms of what ``stored`` gave."""
+def stored_forms(column: pa.ChunkedArray, names: Sequence[str], kind: LabelKind, where: str) -> pa.ChunkedArray:
+    """The string forms of what ``stored`` gave, read from ``where``.
+
+    Raises:
+        DataError: A class index is out of range.
+    """
     if kind == "number":
         return column.cast(pa.string())
+    numbers = column if kind == "single" else pc.list_flatten(column)
+    is_known = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names))).fill_null(False)
+    if not pc.all(is_known, min_count=0).as_py():
+        first = numbers.filter(pc.invert(is_known))[0].as_py()
+        raise DataError(
+            f"{where}: a row has class number {first}, but manifest.json names {len(names)} classes, from 0 on: {', '.join(names)}; "
+            "build the data again with `raybert data build --replace`"
+        )
     if kind == "single":
         return pa.chunked_array([pa.array(names, pa.string()).take(column.combine_chunks())])
     forms = [json.dumps(sorted(names[i] for i in row), ensure_ascii=False) for row in column.to_pylist()]

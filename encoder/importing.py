@@ -193,7 +193,7 @@ def _model_config(folder: Path) -> Any:
 
 def _longest(config: Any, tokenizer: Any, wanted: int | None, folder: Path) -> int:
     if wanted is not None:
-        return longest_input(config, tokenizer, wanted, str(folder))
+        return longest_input(config, wanted, str(folder))
     # A tokenizer without a limit says so by a very large number.
     return min(int(tokenizer.model_max_length), 512, positions_of(config) or 512)
 

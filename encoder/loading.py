@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -169,8 +169,8 @@ def _drawn_from(seed: int) -> Iterator[None]:
         yield
 
 
-def check_vocabulary(model_config: Any, tokenizer: Any, location: str) -> None:
-    """Refuse a tokenizer that makes ids the model has no embedding for."""
+def check_vocabulary(model_config: Any, tokenizer: Sized, location: str) -> None:
+    """Refuse a tokenizer (or vocabulary) that makes ids the model has no embedding for."""
     if len(tokenizer) > model_config.vocab_size:
         raise EncoderError(
             f"{location}: the tokenizer makes {len(tokenizer)} ids, the model has {model_config.vocab_size} embeddings; "
@@ -186,15 +186,15 @@ def positions_of(model_config: Any) -> int | None:
     return None if limit is None else int(limit) - offset
 
 
-def longest_input(model_config: Any, tokenizer: Any, wanted: int, location: str) -> int:
-    """``wanted`` tokens if the model has positions for them.
+def longest_input(model_config: Any, wanted: int, location: str, key: str = "max_length") -> int:
+    """``wanted`` tokens, which ``key`` asks for, if the model has positions for them.
 
     Raises:
         EncoderError: It has not.
     """
     limit = positions_of(model_config)
     if limit is not None and wanted > limit:
-        raise EncoderError(f"{location}: max_length is {wanted} tokens, the model has positions for {limit}; lower max_length")
+        raise EncoderError(f"{location}: {key} is {wanted} tokens, the model has positions for {limit}; lower {key}")
     return wanted
 
 

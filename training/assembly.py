@@ -81,7 +81,7 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, atten
     model = first_classifier(recipe, location, data)
     freeze(model, recipe.freeze)
     check_vocabulary(model.config, tokenizer, location)
-    longest_input(model.config, tokenizer, recipe.max_length, location)
+    longest_input(model.config, recipe.max_length, location)
     kind, task = _borne(recipe, model, attention, len(tokenizer)), task_of(recipe, data)
 
     def objective(split: LabelledSplit) -> Supervised:
@@ -130,7 +130,7 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
     if recipe.new_model is None:
         check_vocabularies(recipe, packed, load_tokenizer(location).get_vocab(), tokenizer.get_vocab())
     model = first_masked_lm(recipe, location, tokenizer, vocabulary, dropout=recipe.dropout)
-    longest_input(model.config, tokenizer, packed.sequence_length, location)
+    longest_input(model.config, packed.sequence_length, location, f"sequence_length of {recipe.data}")
     kind = _borne(recipe, model, attention, vocabulary)
 
     share: float | LinearShare = recipe.mask_share

@@ -7,11 +7,9 @@ from typing import Any
 from corpus.labelled import LabelledData
 from encoder.loading import blank_masked_lm, new_classifier, new_masked_lm
 from foundation.bundle import PROBLEM_TYPES
-from foundation.errors import EncoderError
+from training.beginning_checks import check_family
 from training.config import FinetuneConfig, PretrainConfig
 from training.tasks import BUNDLE_TASKS, NUMBER_LABEL
-
-_NEXT_SENTENCE_FAMILIES = ("bert",)
 
 
 def first_masked_lm(recipe: PretrainConfig, location: str, tokenizer: Any, vocabulary: int, *, dropout: float | None) -> Any:
@@ -32,8 +30,8 @@ def first_masked_lm(recipe: PretrainConfig, location: str, tokenizer: Any, vocab
             recipe.new_model, tokenizer, vocabulary, seed=recipe.seed, dropout=dropout or 0.0, next_sentence=recipe.next_sentence
         )
     model = new_masked_lm(location, seed=recipe.seed, dropout=dropout, vocabulary=vocabulary, next_sentence=recipe.next_sentence)
-    if recipe.next_sentence and model.config.model_type not in _NEXT_SENTENCE_FAMILIES:
-        raise EncoderError(f"{location}: next_sentence is for BERT; this model's model_type is {model.config.model_type}")
+    if recipe.next_sentence:
+        check_family(model.config.model_type, location)
     return model
 
 

@@ -197,8 +197,8 @@ class Checkpoint:
             raise RunError(f"{self.folder}: {kind} of {name}: elements {reached} to {end} are in no file; use an earlier checkpoint")
         return torch.cat(parts) if parts else torch.empty(0)
 
-    def load_parameters(self, model: torch.nn.Module) -> None:
-        """Copy every parameter into an unsharded model.
+    def check_model(self, model: torch.nn.Module) -> None:
+        """Compare names and shapes with an unsharded model's.
 
         Raises:
             RunError: The model has other parameters or shapes than the checkpoint.
@@ -209,6 +209,14 @@ class Checkpoint:
             first = differing[0]
             found, wanted = self.shapes.get(first, "absent"), mine.get(first, "absent")
             raise RunError(f"{self.folder}: another model's checkpoint: {first} is {found} in it and {wanted} in the model")
+
+    def load_parameters(self, model: torch.nn.Module) -> None:
+        """Copy every parameter into an unsharded model.
+
+        Raises:
+            RunError: The model has other parameters or shapes than the checkpoint.
+        """
+        self.check_model(model)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.read("param", name).reshape(parameter.shape))

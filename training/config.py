@@ -240,6 +240,12 @@ class PretrainConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _documents_are_whole(self) -> Self:
+        if self.next_sentence and self.length_ramp is not None:
+            raise ValueError("next_sentence needs whole documents, but length_ramp cuts them; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
     def _ramp_rises(self) -> Self:
         if self.batch_ramp is not None and self.batch_ramp.first_rows > self.rows_per_step:
             raise ValueError(f"batch_ramp.first_rows is {self.batch_ramp.first_rows}, more than rows_per_step, {self.rows_per_step}")

@@ -110,8 +110,9 @@ class TorchEngine:
                 set_rates(self._optimiser, learning_rate)
                 self._optimiser.step()
             self.discard()
+        is_rescaled = not is_finite and self.loss_scale is not None and self.loss_scale.can_fall
         self.loss_scale = self.loss_scale.after(is_finite) if self.loss_scale else None
-        return Applied(is_applied=is_finite, grad_norm=norm)
+        return Applied(is_applied=is_finite, grad_norm=norm, is_rescaled=is_rescaled)
 
     def discard(self) -> None:
         """Clear the gradient."""

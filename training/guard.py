@@ -37,6 +37,15 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Rescale:
+    """Go on: the engine dropped a gradient that its loss scale made overflow, and lowered the scale. Not held against the run."""
+
+    reason: str
+    row_ids: tuple[str, ...]
+    """The step's rows, all ranks."""
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """Drop the step's gradient and end the run."""
 
@@ -45,7 +54,7 @@ class GiveUp:
     """The step's rows, all ranks."""
 
 
-Decision = Apply | Skip | GiveUp
+Decision = Apply | Skip | Rescale | GiveUp
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def objection(loss: float, memory: Memory, limits: GuardConfig) -> str | None:
     )
 
 
-def decide(reason: str | None, memory: Memory, limits: GuardConfig, row_ids: Sequence[str]) -> Decision:
+def decide(reason: str | None, memory: Memory, limits: GuardConfig, row_ids: Sequence[str], *, is_rescaled: bool = False) -> Decision:
     """What to do with a step. Deterministic: same arguments, same decision.
 
     Args:
@@ -88,9 +97,12 @@ def decide(reason: str | None, memory: Memory, limits: GuardConfig, row_ids: Seq
         memory: Of the steps before it.
         limits: The recipe's.
         row_ids: The step's rows, all ranks; read only when something is wrong.
+        is_rescaled: Whether the engine lowered its loss scale for it.
     """
     if reason is None:
         return APPLIED
+    if is_rescaled:
+        return Rescale(reason, tuple(row_ids))
     if memory.skipped_in_a_row + 1 < limits.stop_after:
         return Skip(reason, tuple(row_ids))
     return GiveUp(reason, tuple(row_ids))
@@ -102,6 +114,8 @@ def remember(memory: Memory, loss: float, decision: Decision, limits: GuardConfi
         case Apply():
             losses = () if limits.spike_factor is None else (*memory.losses, loss)[-limits.window :]
             return Memory(losses, 0)
+        case Rescale():
+            return memory
         case Skip() | GiveUp():
             return Memory(memory.losses, memory.skipped_in_a_row + 1)
         case _:

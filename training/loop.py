@@ -34,6 +34,8 @@ class Applied:
     """False when the engine skipped it (a gradient that is not finite); the data step counts all the same."""
     grad_norm: float
     """Before clipping."""
+    is_rescaled: bool = False
+    """Whether it was skipped because its loss scale was too high, which is now lower."""
 
 
 class Engine(Protocol):
@@ -155,7 +157,8 @@ def train(
             applied = engine.apply(learning_rate=rate) if reason is None else _discarded(engine)
             if reason is None and not applied.is_applied:
                 reason = f"the gradient norm is {applied.grad_norm}"
-            decision = decide(reason, memory, guard, _rows_of(ready.step, objective, order, batches) if reason else ())
+            rows = _rows_of(ready.step, objective, order, batches) if reason else ()
+            decision = decide(reason, memory, guard, rows, is_rescaled=applied.is_rescaled)
             memory = remember(memory, loss, decision, guard)
             optimiser_steps += applied.is_applied
             report = StepReport(

@@ -22,6 +22,11 @@ class LossScale:
     finite_steps: int = 0
     """In a row, at this factor."""
 
+    @property
+    def can_fall(self) -> bool:
+        """Whether a gradient that is not finite may be the factor's fault."""
+        return self.factor > LEAST
+
     def after(self, is_finite: bool) -> LossScale:
         """The scale of the next step: half after an overflow, double after ``GROWTH_STEPS`` without one."""
         if not is_finite:

@@ -7,7 +7,6 @@ import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 from safetensors import safe_open
@@ -17,10 +16,10 @@ from corpus.findings import Finding, refuse
 from corpus.labelled import LabelledData, load_labelled
 from corpus.shards import PackedRows
 from corpus.tokenizer import token_counter
-from encoder.loading import longest_input
 from foundation.errors import ConfigError, DataError, EncoderError, InputError
 from foundation.home import home, new_run_id
 from foundation.references import check_model_folder, resolve
+from training.beginning_checks import check_checkpoint, check_embeddings, check_length, check_next_sentence, check_start
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
 from training.depth import count_layers, shares_by_depth
@@ -81,16 +80,19 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
     location = resolve(recipe.encoder).location if new_model is None else ""
     if new_model is None:
         check_model_folder(location)
+        check_embeddings(location)
     check_start(recipe)
     findings: tuple[Finding, ...] = ()
     if isinstance(recipe, FinetuneConfig):
         check_length(location, recipe.max_length)
         data = read_labelled(recipe)
         recipe = fitting(recipe, data)
+        check_checkpoint(recipe, location, data)
         rows, findings, longest = len(data.train), findings_of(data, recipe, location), recipe.max_length
     else:
         assert isinstance(recipe, PretrainConfig)
         packed = _packed_rows(recipe, location)
+        check_checkpoint(recipe, location, packed)
         rows, longest = packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows, packed.sequence_length
     if recipe.tokens_per_microbatch < longest:
         raise ConfigError(
@@ -161,33 +163,6 @@ def total_steps(recipe: RunConfig, rows: int) -> int:
         return recipe.steps
     assert isinstance(recipe, FinetuneConfig)
     return max(1, math.ceil(recipe.epochs * rows / recipe.rows_per_step))
-
-
-def check_start(recipe: RunConfig) -> None:
-    """Refuse to go on from what is no checkpoint; its files are verified when it is loaded.
-
-    Raises:
-        ConfigError: ``start_from`` names no checkpoint.
-    """
-    if recipe.start_from is not None and not (Path(recipe.start_from) / "checkpoint.json").is_file():
-        raise ConfigError(f"start_from: {recipe.start_from}: no checkpoint.json there; give a checkpoint's folder of a run or trial")
-
-
-def check_length(location: str, max_length: int) -> None:
-    """Refuse inputs longer than the model has positions for; a hub id passes, the workers will tell.
-
-    Raises:
-        EncoderError: ``max_length`` is too large, or config.json cannot be read.
-    """
-    file = Path(location) / "config.json"
-    if not file.is_file():
-        return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        config = SimpleNamespace(**{"model_type": "", "pad_token_id": 1, **found})
-    except (ValueError, TypeError) as error:
-        raise EncoderError(f"{file}: not a model's configuration: {error}; copy it from the model again") from None
-    longest_input(config, None, max_length, location)
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -284,6 +259,9 @@ def _packed_rows(recipe: PretrainConfig, location: str) -> PackedRows:
     packed = PackedRows.open(Path(recipe.data))
     if recipe.new_model is None:
         check_encoder(recipe, packed, location)
+        check_length(location, packed.sequence_length, f"sequence_length of {recipe.data}")
+        if recipe.next_sentence:
+            check_next_sentence(location)
     elif packed.sequence_length > recipe.new_model.positions:
         raise ConfigError(
             f"new_model.positions: found {recipe.new_model.positions}, but rows of {recipe.data} have up to {packed.sequence_length} tokens"

@@ -23,7 +23,7 @@ from foundation.records import Recorder
 from training.assembly import Assembly, assemble, evaluate, is_stale, limits_of, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
-from training.guard import Apply, Decision, GiveUp, GuardError, Skip
+from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
 from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
@@ -94,7 +94,7 @@ def skipped(decision: Decision) -> dict[str, Any]:
     match decision:
         case Apply():
             return {}
-        case Skip() | GiveUp():
+        case Skip() | Rescale() | GiveUp():
             return {"skipped": decision.reason, "skipped_rows": list(decision.row_ids)}
         case _:
             assert_never(decision)

@@ -121,9 +121,10 @@ class DeepSpeedEngine:
             self._engine.step()
         norm = self._engine.get_global_grad_norm()
         is_applied = bool(self._engine.was_step_applied())
+        is_rescaled = not is_applied and self.loss_scale is not None and self.loss_scale.can_fall
         self.loss_scale = self.loss_scale.after(is_applied) if self.loss_scale else None
         self._set_loss_scale()
-        return Applied(is_applied=is_applied, grad_norm=float(norm) if norm is not None else float("nan"))
+        return Applied(is_applied=is_applied, grad_norm=float(norm) if norm is not None else float("nan"), is_rescaled=is_rescaled)
 
     def discard(self) -> None:
         """Clear the gradient as DeepSpeed does after an overflow; it has no public call for that. No rank waits for another."""

@@ -18,11 +18,10 @@ from foundation.errors import ConfigError, RunError
 from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
+from training.beginning_checks import check_embeddings, check_length, check_start
 from training.fitting import fitting
 from training.planning import (
-    check_length,
     check_room,
-    check_start,
     checkpoint_bytes,
     count_parameters,
     findings_of,
@@ -107,6 +106,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         locations[named] = resolve(named).location
         check_model_folder(locations[named])
         check_length(locations[named], config.recipe.max_length)
+        check_embeddings(locations[named])
     check_start(config.recipe)
     findings = findings_of(data, config.recipe, next(iter(locations.values())))
     parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)

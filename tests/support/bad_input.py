@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import IO
 
 from cluster.ports import is_free
 from tests.conftest import Cli, Ran, assert_no_processes, end_group, environment_of, processes_of, snapshot
-from tests.support.tiny import make_classifier_bundle, make_encoder
+from tests.support.tiny import make_classifier_bundle, make_encoder, make_packed, make_roberta_encoder
 
 GOOD = "text,label\n" + "".join(f"this is text {i},{'positive' if i % 2 else 'negative'}\n" for i in range(20))
 FILES: dict[str, str | bytes] = {
@@ -29,6 +30,7 @@ FILES: dict[str, str | bytes] = {
     "other.csv": "text,label\ngood,positive\nodd,strange\nbad,negative\n",
     "latin.csv": b"text,label\ngood,positive\ncaf\xe9,negative\n",
     "corrupt.parquet": b"PAR1 cut off PAR1",
+    "stars.csv": "text,label\n" + "".join(f"this is text {i},{i % 5}\n" for i in range(20)),
     "token": "0" * 64,
     "keys.yaml": "data: {train: good.csv}\nepoch: 3\nschedule: {peek_lr: 1.0}\n",
     "latin.yaml": b"# caf\xe9\ndata: {train: good.csv}\n",
@@ -38,7 +40,8 @@ FILES: dict[str, str | bytes] = {
 
 
 def make_place(folder: Path) -> Path:
-    """Fill ``folder`` with ``FILES``, an encoder ``tiny``, a bundle ``bundle``, and damaged copies of both."""
+    """Fill ``folder`` with ``FILES``, an encoder ``tiny``, a bundle ``bundle``, a build ``packed``, and others that are damaged or do not
+    fit."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in FILES.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -56,7 +59,29 @@ def make_place(folder: Path) -> Path:
     config = folder / "altered" / "config.json"
     config.write_text(config.read_text() + " ")
     (folder / "missing" / "model.safetensors").unlink()
+    make_packed(folder / "packed", tiny)
+    _make_unfitting(folder)
     return folder
+
+
+def _make_unfitting(folder: Path) -> None:
+    """Encoders, a build and a checkpoint that are sound and do not belong together."""
+    from encoder.loading import new_classifier
+    from training.checkpoint import Progress, write_manifest
+    from training.engine import TorchEngine
+    from training.optimiser_config import OptimiserConfig
+
+    make_roberta_encoder(folder / "roberta")
+    make_encoder(folder / "few-positions", positions=32)
+    shutil.copytree(folder / "tiny", folder / "few-embeddings")
+    config = folder / "few-embeddings" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 60}))
+    shutil.copytree(folder / "packed", folder / "one-class")
+    manifest = folder / "one-class" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"labels": ["negative"]}))
+    other = new_classifier(str(make_encoder(folder / "wider", hidden=48)), ["negative", "positive"], seed=0)
+    engine = TorchEngine(other, None, OptimiserConfig())  # type: ignore[arg-type]
+    write_manifest(folder / "of-wider", Progress(0, 0), engine.save(folder / "of-wider"), engine.shapes(), {})
 
 
 @dataclass(frozen=True)

@@ -164,15 +164,13 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
     import numpy as np
 
     from corpus.labelled import LabelledSplit
-    from corpus.shards import PackedRows
-    from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
+    from encoder.loading import load_tokenizer, new_classifier
     from training.assembly import assemble, tokenised
     from training.config import FinetuneConfig, PretrainConfig
-    from training.objectives import MaskedLanguageModel, Supervised
+    from training.objectives import Supervised
     from training.optimisers import freeze
     from training.tasks import SingleLabel
 
-    tokenizer = load_tokenizer(task["encoder"])
     if task["verb"] == "finetune":
         recipe = FinetuneConfig.model_validate(task["recipe"])
         if Path(recipe.data.train).exists():
@@ -180,6 +178,7 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
             return recipe, assembly.model, assembly.objective
         model = new_classifier(task["encoder"], ["negative", "positive"], seed=recipe.seed, dropout=0.0)
         freeze(model, recipe.freeze)
+        tokenizer = load_tokenizer(task["encoder"])
         random = np.random.default_rng(0)
         texts = [" ".join(random.choice(WORDS, random.integers(2, 20))) for _ in range(60)]
         split = LabelledSplit(texts, np.array([int("good" in text) for text in texts]), [str(index) for index in range(60)])
@@ -187,15 +186,8 @@ def parts(task: Task) -> tuple[Any, Any, Any]:
         labels = SingleLabel(np.ones(2, dtype=np.float32))
         return recipe, model, Supervised(ids, split.labels, split.ids, task=labels, attention="runs")
     recipe = PretrainConfig.model_validate(task["recipe"])
-    model = new_masked_lm(task["encoder"], seed=recipe.seed, dropout=recipe.dropout)
-    objective = MaskedLanguageModel(
-        PackedRows.open(Path(recipe.data)),
-        mask_share=recipe.mask_share,
-        seed=recipe.seed,
-        mask_id=tokenizer.mask_token_id,
-        vocabulary=model.config.vocab_size,
-    )
-    return recipe, model, objective
+    assembly = assemble(recipe, task["encoder"])
+    return recipe, assembly.model, assembly.objective
 
 
 def _rank(rank: int, world_size: int, tasks: Mapping[str, Task], folder: Path) -> None:

@@ -6,8 +6,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from corpus.order import rows_of_step
 from foundation.records import read_rows
+from training.checkpoint import Checkpoint
 from training.runs import METRICS_FILE
 from training.worker import APPLIED_FOLDER
 
@@ -51,3 +54,25 @@ def surviving_losses(folder: Path) -> list[float]:
     """The loss of each step, as the last attempt that ran it found it."""
     losses = {row["step"]: row["loss"] for row in read_rows(folder / METRICS_FILE) if row["event"] == "step"}
     return [losses[step] for step in sorted(losses)]
+
+
+def last_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint of a run's last step."""
+    found = [Checkpoint.open(file.parent) for file in folder.glob("step-*/checkpoint.json")]
+    return max(found, key=lambda checkpoint: checkpoint.progress.step)
+
+
+def bits(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Every parameter and every tensor that the optimiser keeps, whole, by kind and name."""
+    kinds = ("param", "exp_avg", "exp_avg_sq", "momentum_buffer")
+    return {
+        f"{kind} of {name}": checkpoint.read(kind, name) for name in checkpoint.shapes for kind in kinds if checkpoint.holds(kind, name)
+    }
+
+
+def differing_bits(found: Checkpoint, wanted: Checkpoint) -> list[str]:
+    """What is not the same in two checkpoints, to the last bit."""
+    ours, theirs = bits(found), bits(wanted)
+    differing = [what for what in ours.keys() | theirs.keys() if what not in ours or what not in theirs]
+    differing += [what for what in ours.keys() & theirs.keys() if not torch.equal(ours[what], theirs[what])]
+    return sorted(differing + ["progress"] * (found.progress != wanted.progress))

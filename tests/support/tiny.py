@@ -205,8 +205,17 @@ def write_reviews(file: Path, rows: int = 80, *, seed: int = 0) -> Path:
     return file
 
 
-def make_packed(folder: Path, encoder: Path, *, rows: int = 80, sequence_length: int = 48, length_buckets: Sequence[int] = ()) -> Path:
-    """Build packed rows, of unequal lengths, with an encoder's tokenizer and without Ray; returns ``folder``."""
+def make_packed(
+    folder: Path,
+    encoder: Path,
+    *,
+    rows: int = 80,
+    sequence_length: int = 48,
+    length_buckets: Sequence[int] = (),
+    reviews: Path | None = None,
+) -> Path:
+    """Build packed rows, of unequal lengths, with an encoder's tokenizer and without Ray; returns ``folder``. ``reviews`` is a labelled CSV
+    to build from instead of so many generated ``rows``."""
     from corpus.build import apply
     from corpus.config import DataConfig
     from corpus.planning import plan
@@ -214,7 +223,9 @@ def make_packed(folder: Path, encoder: Path, *, rows: int = 80, sequence_length:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     tree = {
-        "sources": {"reviews": {"path": str(write_reviews(folder.parent / f"{folder.name}.csv", rows)), "label_column": "label"}},
+        "sources": {
+            "reviews": {"path": str(reviews or write_reviews(folder.parent / f"{folder.name}.csv", rows)), "label_column": "label"}
+        },
         "tokenizer": str(encoder),
         "out": str(folder),
         "sequence_length": sequence_length,

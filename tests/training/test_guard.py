@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.guard import Apply, Decision, GiveUp, Memory, Skip, decide, farewell, objection, remember
+from training.guard import Apply, Decision, GiveUp, Memory, Rescale, Skip, decide, farewell, objection, remember
 from training.optimiser_config import GuardConfig
 
 ROWS = ("a", "b")
@@ -53,6 +53,16 @@ def test_a_skipped_loss_is_not_remembered_as_usual() -> None:
     decisions, memory = judged([1.0, 1.0, 1.0, 9.0, 9.0, 1.1], GuardConfig(spike_factor=2, window=3))
     assert [type(one) for one in decisions] == [Apply, Apply, Apply, Skip, Skip, Apply]
     assert memory == Memory((1.0, 1.0, 1.1), 0)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_overflow_that_lowers_the_loss_scale_is_neither_counted_nor_the_end(before: int) -> None:
+    limits, memory = GuardConfig(stop_after=3), Memory(skipped_in_a_row=before)
+    for _ in range(9):
+        decision = decide("the gradient norm is inf", memory, limits, ROWS, is_rescaled=True)
+        assert decision == Rescale("the gradient norm is inf", ROWS)
+        memory = remember(memory, 1.0, decision, limits)
+    assert memory == Memory(skipped_in_a_row=before)
 
 
 def test_too_many_skips_in_a_row_end_the_run_and_an_applied_step_starts_the_count_again() -> None:

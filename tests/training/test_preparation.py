@@ -18,6 +18,7 @@ from training.assembly import loop_arguments
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig
 from training.engine import TorchEngine
+from training.guard import GuardError, Rescale
 from training.hardware import Hardware, decide
 from training.loop import train
 from training.loss_scale import GROWTH_STEPS, LossScale
@@ -148,6 +149,25 @@ def test_an_overflow_halves_the_scale_skips_the_step_and_keeps_the_weights(encod
     assert found["loss_scale"] == [512.0, STEPS - 5]
 
 
+def test_a_scale_that_begins_too_high_falls_to_what_fits_without_a_word_of_the_guard(encoder: Path) -> None:
+    recipe, model, objective = parts(task(encoder, recipe={**CALM, "guard": {"stop_after": 1}}))
+    engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale(2.0**26))
+    reports = list(train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS, "runs")))
+    rescaled = [isinstance(report.decision, Rescale) for report in reports]
+    assert rescaled == sorted(rescaled, reverse=True), "they should be the first steps"
+    assert 3 < sum(rescaled) < STEPS
+    assert [report.is_applied for report in reports] == [not one for one in rescaled]
+    assert reports[-1].optimiser_steps == STEPS - sum(rescaled)
+    assert {report.memory.skipped_in_a_row for report in reports} == {0}
+    assert engine.loss_scale == LossScale(2.0 ** (26 - sum(rescaled)), STEPS - sum(rescaled))
+
+
+def test_a_gradient_that_is_not_finite_at_the_least_scale_is_the_guards_affair(encoder: Path, tmp_path: Path) -> None:
+    overflowing = task(encoder, recipe={"guard": {"stop_after": 1}}, loss_scale=[1.0, 0], poisoned=4, scratch=str(tmp_path / "scratch"))
+    with pytest.raises(GuardError, match="step 4: the gradient norm is"):
+        run_task(overflowing)
+
+
 def test_the_scale_is_a_function_of_what_became_of_each_step() -> None:
     scale = LossScale(1024.0)
     assert scale.after(False) == LossScale(512.0)
@@ -205,7 +225,9 @@ def sharded(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         at: dict[str, Any] = {"engine": "deepspeed", "stage": stage}
         tasks[f"bf16-{stage}"] = task(encoder, recipe={**CALM, "precision": "bf16"}, **at)
         tasks[f"checkpointed-{stage}"] = task(encoder, recipe={"activation_checkpointing": True}, **at)
-        tasks[f"scaled-{stage}"] = task(encoder, loss_scale=[1024.0, 3], poisoned=4, scratch=str(folder / f"scratch-{stage}"), **at)
+        # The overflow ends the run if it is counted.
+        scratch, patience = str(folder / f"scratch-{stage}"), {"guard": {"stop_after": 1}}
+        tasks[f"scaled-{stage}"] = task(encoder, recipe=patience, loss_scale=[1024.0, 3], poisoned=4, scratch=scratch, **at)
     return run_gangs({2: tasks}, folder)
 
 
