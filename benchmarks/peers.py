@@ -16,6 +16,7 @@ from benchmarks.harness import HERE
 # What each peer is. Pinned, so that a row can be taken again.
 PEERS = {
     "datasets": ("datasets==5.2.0", "transformers==5.23.0", "tokenizers==0.23.3"),
+    "trainer": ("torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "accelerate==1.15.0", "numpy==2.4.6"),
 }
 FOLDER = HERE.parent / ".venvs"
 
