@@ -26,14 +26,13 @@ from benchmarks.rows import Goal, Row, Samples, goal_of, row
 from benchmarks.texts import LENGTH, MASK_SHARE, build, documents, lines, packed_rows, tokenised, write_rows
 from benchmarks.time_to_loss import ROW as TIME_TO_LOSS
 from benchmarks.time_to_loss import time_to_loss
-from benchmarks.turns import Side
+from benchmarks.turns import NEVER, Side
 from encoder.loading import load_tokenizer
 
 NAME = "pretrain_throughput"
 DOCUMENTS = 4_000
 """Of the corpus, spread evenly: more than the steps that are measured can see."""
 ROUNDS = 5
-NEVER = 10**6
 
 
 @dataclass(frozen=True)

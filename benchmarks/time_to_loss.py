@@ -19,7 +19,7 @@ from benchmarks.cells import Answer, Cells
 from benchmarks.harness import HERE
 from benchmarks.rows import Row, Samples, goal_of, row
 from benchmarks.texts import LENGTH, MASK_SHARE, build, documents, grouped, held_out, lines, masked_loss, tokenised, write_rows
-from benchmarks.turns import Side
+from benchmarks.turns import NEVER, Side, steps_in
 from encoder.loading import load_tokenizer
 from foundation.config import load
 from training.config import PretrainConfig
@@ -36,7 +36,6 @@ FORMS = ("grouped", "lines")
 HELD_OUT_ROWS = 400
 GRACE = 1.03
 """How much longer than its time a run may take to end its schedule; what it takes is what counts."""
-NEVER = 10**6
 
 
 def time_to_loss(corpus: Path | None, work: Path, *, quick: bool, threads: int) -> Row:
@@ -164,14 +163,6 @@ def _ours(data: _Data, asked: Mapping[str, Any], threads: int) -> Answer:
             done, tokens, clock = done + found["steps"], tokens + found["tokens"], clock + found["seconds"]
             curve.append((clock, data.loss(lambda folder: side.ask({"do": "save", "folder": folder}))))
     return {"curve": curve, "planned_steps": steps, "steps": done, "tokens": tokens}
-
-
-def steps_in(command: list[str], seconds: float, threads: int) -> int:
-    """Steps that a side does in ``seconds``, from a fortieth of the time after its first steps."""
-    with Side(command, threads=threads) as side:
-        side.ask({"do": "steps", "count": 2})
-        found = side.ask({"do": "steps", "count": NEVER, "seconds": seconds / 40})
-    return max(1, int(seconds * found["steps"] / found["seconds"]))
 
 
 def _note(reached: Mapping[tuple[str, float], Answer], best: tuple[str, float], mine: Answer, first: float | None, quick: bool) -> str:

@@ -16,6 +16,8 @@ from benchmarks.harness import environment
 
 _LAST_WORDS = 4000
 _PATIENCE_S = 60
+NEVER = 10**6
+"""Steps of a run that ends when nobody asks for more."""
 
 
 class Side:
@@ -69,3 +71,11 @@ class Side:
             self._process.wait()
         self._process.stdout.close()
         self._errors.close()
+
+
+def steps_in(command: list[str], seconds: float, threads: int) -> int:
+    """Steps that a side does in ``seconds``, from a fortieth of the time after its first steps."""
+    with Side(command, threads=threads) as side:
+        side.ask({"do": "steps", "count": 2})
+        found = side.ask({"do": "steps", "count": NEVER, "seconds": seconds / 40})
+    return max(1, int(seconds * found["steps"] / found["seconds"]))

@@ -67,7 +67,7 @@ class Turns(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Wait for the first request."""
-        self._wait(control)
+        self._wait(state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count; answer when that was the last step asked for, and wait."""
@@ -77,16 +77,19 @@ class Turns(TrainerCallback):  # type: ignore[misc]
             return
         tokens = self.trainer.real_tokens - self.tokens
         self.answer({"steps": self.done, "tokens": tokens, "seconds": seconds, "is_last": state.global_step >= state.max_steps})
-        self._wait(control)
+        self._wait(state, control)
 
-    def _wait(self, control: Any) -> None:
+    def _wait(self, state: Any, control: Any) -> None:
         for request in self.requests:
             do = request.pop("do")
-            if do == "steps":
+            if do == "steps" and state.global_step >= state.max_steps:
+                self.answer({"steps": 0, "tokens": 0, "seconds": 0.0, "is_last": True})
+            elif do == "steps":
                 self.count, self.limit = request["count"], request.get("seconds", float("inf"))
                 self.done, self.tokens, self.began = 0, self.trainer.real_tokens, time.perf_counter()
                 return
-            self.answer(self.others[do](**request))
+            else:
+                self.answer(self.others[do](**request))
         control.should_training_stop = True
 
 
