@@ -23,14 +23,14 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.harness import HERE, alternate, run
 from benchmarks.rows import Goal, Row, Samples, goal_of, row
-from benchmarks.texts import LENGTH, MASK_SHARE, build, documents, lines, packed_rows, tokenised, write_rows
+from benchmarks.texts import LENGTH, MASK_SHARE, TOKENIZER, build, documents, lines, packed_rows, tokenised, write_rows
 from benchmarks.time_to_loss import ROW as TIME_TO_LOSS
 from benchmarks.time_to_loss import time_to_loss
 from benchmarks.turns import NEVER, Side
 from encoder.loading import load_tokenizer
 
 NAME = "pretrain_throughput"
-DOCUMENTS = 4_000
+DOCUMENTS = 1_500
 """Of the corpus, spread evenly: more than the steps that are measured can see."""
 ROUNDS = 5
 
@@ -39,6 +39,8 @@ ROUNDS = 5
 class Shape:
     """A model from scratch and its batch."""
 
+    name: str
+    """As rows are called."""
     layers: int
     hidden: int
     rows: int = 32
@@ -47,13 +49,12 @@ class Shape:
     steps: int = 2
     """In each round of the full form; 1 in the quick one."""
 
-    @property
-    def name(self) -> str:
-        """As rows are called."""
-        return f"{self.layers}x{self.hidden}"
 
-
-SHAPES = (Shape(4, 256), Shape(4, 512, quick_rows=16), Shape(12, 768, rows=16, quick_rows=8, steps=1))
+SHAPES = (
+    Shape("4x256", 4, 256),
+    Shape("4x512", 4, 512, quick_rows=16),
+    Shape("12x768", 12, 768, rows=16, quick_rows=8, steps=1),
+)
 SHARE_OF_PEAK = ("4x512", "12x768")
 LINES = "against_padded_lines_4x256"
 ROWS = (
@@ -83,6 +84,7 @@ def measure(
     corpus: Path | None = None,
     rows: Sequence[str] | None = None,
     work: Path | None = None,
+    tokenizer: str = TOKENIZER,
     shapes: Sequence[Shape] = SHAPES,
     rounds: int = ROUNDS,
     threads: int | None = None,
@@ -92,20 +94,20 @@ def measure(
     found: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         if set(wanted) & set(QUICK):
-            data = prepare(corpus, Path(scratch))
+            data = prepare(corpus, Path(scratch), tokenizer)
             settings: dict[str, Any] = {}
             for shape in shapes:
                 if {name for name in wanted if name.endswith(shape.name)} & set(QUICK):
                     found += _of_shape(shape, data, settings, wanted, quick, rounds=rounds, threads=threads)
         if TIME_TO_LOSS in wanted:
-            found.append(time_to_loss(corpus, work or Path(scratch) / "work", quick=quick, threads=threads))
+            found.append(time_to_loss(corpus, work or Path(scratch) / "work", tokenizer=tokenizer, quick=quick, threads=threads))
     return found
 
 
-def prepare(corpus: Path | None, folder: Path) -> Data:
+def prepare(corpus: Path | None, folder: Path, ref: str) -> Data:
     """Build and tokenise what both sides are trained on."""
     table = documents(corpus, DOCUMENTS if corpus else None)
-    packed = build(table, folder / "packed")
+    packed = build(table, folder / "packed", tokenizer=ref)
     tokenizer = load_tokenizer(str(packed.tokenizer_folder))
     special = tokenizer.all_special_ids
     full = packed_rows(packed)
@@ -251,7 +253,7 @@ def _against_lines(
     chosen, rates = fastest(commands, threads=threads)
     mine, theirs = ours(shape, data, rows, threads=threads), commands[chosen]
     with Side(mine, threads=threads) as us, Side(theirs, threads=threads) as peer:
-        samples = alternate(lambda: rate(us, 1), lambda: rate(peer, 2), rounds)
+        samples = alternate(lambda: rate(us, 1), lambda: rate(peer, 1 if quick else 2), rounds)
     tried = ", ".join(f"{padding} × {size} lines: {figure:,.0f}" for (padding, size), figure in rates.items())
     note = (
         f"Real tokens. Ours packs whole documents, {rows} rows of {LENGTH} tokens in a step; the peer takes each line of the same "

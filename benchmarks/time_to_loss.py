@@ -18,7 +18,7 @@ from benchmarks import peers
 from benchmarks.cells import Answer, Cells
 from benchmarks.harness import HERE
 from benchmarks.rows import Row, Samples, goal_of, row
-from benchmarks.texts import LENGTH, MASK_SHARE, build, documents, grouped, held_out, lines, masked_loss, tokenised, write_rows
+from benchmarks.texts import LENGTH, MASK_SHARE, TOKENIZER, build, documents, grouped, held_out, lines, masked_loss, tokenised, write_rows
 from benchmarks.turns import NEVER, Side, steps_in
 from encoder.loading import load_tokenizer
 from foundation.config import load
@@ -38,14 +38,14 @@ GRACE = 1.03
 """How much longer than its time a run may take to end its schedule; what it takes is what counts."""
 
 
-def time_to_loss(corpus: Path | None, work: Path, *, quick: bool, threads: int) -> Row:
+def time_to_loss(corpus: Path | None, work: Path, *, tokenizer: str = TOKENIZER, quick: bool, threads: int) -> Row:
     """Run what is not finished, and judge."""
     import torch
 
     torch.set_num_threads(threads)
     scale = 0.1 if quick else 1.0
     cells = Cells(work / "time_to_loss")
-    data = _Data(corpus, work)
+    data = _Data(corpus, work, tokenizer)
     same = {"rows": HELD_OUT_ROWS, "corpus": corpus.name if corpus else None, "threads": threads, "documents": data.fingerprint}
     reached: dict[tuple[str, float], Answer] = {}
     for form in FORMS:
@@ -80,9 +80,9 @@ def time_to_loss(corpus: Path | None, work: Path, *, quick: bool, threads: int) 
 class _Data:
     """Built and tokenised once; lies in the work folder."""
 
-    def __init__(self, corpus: Path | None, work: Path) -> None:
+    def __init__(self, corpus: Path | None, work: Path, ref: str) -> None:
         table = documents(corpus)
-        self.packed = build(table, work / "packed")
+        self.packed = build(table, work / "packed", tokenizer=ref)
         self.fingerprint = self.packed.manifest.fingerprint
         self.tokenizer = load_tokenizer(str(self.packed.tokenizer_folder))
         self.held_out = held_out(type(self.packed).open(self.packed.folder, "validation"), HELD_OUT_ROWS, self.tokenizer.mask_token_id)
@@ -117,7 +117,7 @@ def _peer(data: _Data, asked: Mapping[str, Any], threads: int) -> Answer:
             "tokenizer": str(data.packed.tokenizer_folder),
             "layers": LAYERS,
             "hidden": HIDDEN,
-            "heads": HIDDEN // 64,
+            "heads": max(1, HIDDEN // 64),
             "batch_rows": PEER_ROWS,
             "padding": "longest",
             "length": LENGTH,

@@ -26,6 +26,8 @@ class Side:
     def __init__(self, command: Sequence[str], *, threads: int) -> None:
         """Start it; it says that it is ready when it is first asked."""
         self.command = [*command]
+        self.ended: int | None = None
+        """Its exit code, once it has ended."""
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  closed with the program
         self._process = subprocess.Popen(
             self.command,
@@ -69,6 +71,7 @@ class Side:
         except (BrokenPipeError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
+        self.ended = self._process.returncode
         self._process.stdout.close()
         self._errors.close()
 
