@@ -6,7 +6,9 @@ import argparse
 import sys
 import tomllib
 
-from benchmarks.harness import GOALS, HERE
+from benchmarks.harness import HERE
+from benchmarks.reporting import asked
+from benchmarks.rows import GOALS
 
 
 def names() -> list[str]:
@@ -27,7 +29,7 @@ def main() -> int:
         print(name)
         if not given.names:
             for row, goal in goals.get(name, {}).items():
-                print(f"  {row}: at least {goal['goal']:g} × the peer's {goal['unit']} ({goal['better']} is better)")
+                print(f"  {row}: {asked(goal['goal'], goal.get('kind', 'ratio'), goal['unit'])} ({goal['better']} is better)")
     return 0
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.harness import HERE, Row, alternate, call, goal_of, row, run
+from benchmarks.harness import HERE, alternate, call, run
+from benchmarks.rows import Row, goal_of, row
 from corpus.movie_reviews import fetch, read_archive
 from foundation.packages import fetch_folder
 

@@ -1,7 +1,8 @@
-"""START HERE. What every benchmark shares: alternating rounds, one form of row, versions and hardware, how results are written.
+"""START HERE. What every benchmark shares: alternating rounds, sides in processes of their own, and how results are written.
 
-A benchmark module has ``measure(quick: bool) -> list[Row]`` and ends with ``run(__name__, measure)``. The verdict ``met`` is computed from
-``ratio`` and ``goal`` and from nothing else; a benchmark cannot set it. Knows nothing of what is measured.
+A benchmark module has ``measure(quick: bool) -> list[Row]`` and ends with ``run(NAME, measure)``. The verdict ``met`` is computed from both
+medians and the goal and from nothing else (``rows.py``); a benchmark cannot set it. Knows nothing of what is measured. Next: ``rows.py``
+(goals and rows), ``reporting.py`` (files), ``turns.py`` (sides that live as long as the benchmark).
 """
 
 from __future__ import annotations
@@ -9,109 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import re
-import statistics
 import subprocess
-import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from benchmarks.reporting import as_markdown, asked, chart_file, found, report
+from benchmarks.rows import Row, Samples
 
 HERE = Path(__file__).resolve().parent
-GOALS = HERE / "goals.toml"
 NOT_MET = 3
-VERSIONS = ("raybert", "torch", "ray", "deepspeed", "transformers", "tokenizers", "mlflow", "pyarrow", "numpy")
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What ``goals.toml`` asks of one row."""
-
-    goal: float
-    unit: str
-    better: Literal["higher", "lower"]
-    why: str
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Raw figures of both sides, in the order in which they were taken."""
-
-    ours: tuple[float, ...]
-    peer: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One finding. ``ours`` and ``peer`` are medians in ``unit``."""
-
-    name: str
-    ours: float
-    peer: float
-    ratio: float
-    """How many times better we are; above 1 is better whichever way the unit runs."""
-    goal: float
-    met: bool
-    unit: str
-    note: str
-    samples: Samples
-    commands: dict[str, str]
-    """Command line of each side."""
-    threads: dict[str, int]
-    """Threads given to each side."""
-    peer_versions: dict[str, str]
-
-
-def goal_of(benchmark: str, name: str, file: Path = GOALS) -> Goal:
-    """Read one goal.
-
-    Raises:
-        KeyError: ``goals.toml`` has no such row: a benchmark without a goal proves nothing.
-    """
-    goals = tomllib.loads(file.read_text(encoding="utf-8"))
-    if name not in goals.get(benchmark, {}):
-        raise KeyError(f"{file}: no goal [{benchmark}.{name}]; every row needs one")
-    return Goal(**goals[benchmark][name])
-
-
-def row(
-    name: str,
-    samples: Samples,
-    goal: Goal,
-    *,
-    note: str = "",
-    commands: Mapping[str, str] | None = None,
-    threads: Mapping[str, int] | None = None,
-    peer_versions: Mapping[str, str] | None = None,
-) -> Row:
-    """Judge samples by a goal. Pure.
-
-    Raises:
-        ValueError: No samples on a side, or figures that are not above zero, of which no ratio can be taken.
-    """
-    if not samples.ours or not samples.peer or min(*samples.ours, *samples.peer) <= 0:
-        raise ValueError(f"{name}: needs figures above zero on both sides, found {samples}")
-    ours, peer = statistics.median(samples.ours), statistics.median(samples.peer)
-    ratio = ours / peer if goal.better == "higher" else peer / ours
-    return Row(
-        name=name,
-        ours=ours,
-        peer=peer,
-        ratio=ratio,
-        goal=goal.goal,
-        met=ratio >= goal.goal,
-        unit=goal.unit,
-        note=note,
-        samples=samples,
-        commands=dict(commands or {}),
-        threads=dict(threads or {}),
-        peer_versions=dict(peer_versions or {}),
-    )
 
 
 def alternate(ours: Callable[[], float], peer: Callable[[], float], rounds: int, *, warmup: int = 1) -> Samples:
@@ -123,14 +31,19 @@ def alternate(ours: Callable[[], float], peer: Callable[[], float], rounds: int,
         rounds: Figures kept from each side.
         warmup: Rounds before them that are not kept.
     """
-    taken: dict[str, list[float]] = {"ours": [], "peer": []}
-    sides = [("ours", ours), ("peer", peer)]
+    taken = take_turns({"ours": ours, "peer": peer}, rounds, warmup=warmup)
+    return Samples(taken["ours"], taken["peer"])
+
+
+def take_turns(sides: Mapping[str, Callable[[], float]], rounds: int, *, warmup: int = 1) -> dict[str, tuple[float, ...]]:
+    """``alternate`` for any number of sides, whose order is turned round after each round; figures by side."""
+    taken: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warmup + rounds):
-        for name, measure in sides if number % 2 == 0 else reversed(sides):
-            figure = measure()
+        for name in sides if number % 2 == 0 else reversed(list(sides)):
+            figure = sides[name]()
             if number >= warmup:
                 taken[name].append(figure)
-    return Samples(tuple(taken["ours"]), tuple(taken["peer"]))
+    return {name: tuple(figures) for name, figures in taken.items()}
 
 
 def call(command: Sequence[str], *, threads: int, timeout_s: float = 1800) -> dict[str, Any]:
@@ -139,104 +52,54 @@ def call(command: Sequence[str], *, threads: int, timeout_s: float = 1800) -> di
     Raises:
         RuntimeError: It failed; the message ends with what it said.
     """
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
-    environment = {**os.environ, **limits, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command], env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
+    done = subprocess.run([*command], env=environment(threads), capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-4000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def versions(names: Sequence[str] = VERSIONS) -> dict[str, str]:
-    """Versions installed in this environment, of those that are."""
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def environment(threads: int) -> dict[str, str]:
+    """Environment variables of a side's program: so many threads for numeric libraries, our modules, no hub."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
+    return {**os.environ, **limits, "PYTHONPATH": str(HERE.parent), "HF_HUB_OFFLINE": "1"}
 
 
-def hardware() -> dict[str, Any]:
-    """What the figures were taken on, and its load over 1, 5 and 15 minutes: other work on the machine disturbs them."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": _memory_gib(),
-        "system": platform.platform(),
-        "load": os.getloadavg(),
-    }
+def run(
+    benchmark: str,
+    measure: Callable[..., list[Row]],
+    arguments: Sequence[str] | None = None,
+    *,
+    options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Measure, print, write. Returns 0 when every goal is met, else 3.
 
-
-def report(benchmark: str, rows: Sequence[Row], *, quick: bool) -> dict[str, Any]:
-    """Everything that a result file holds."""
-    return {
-        "benchmark": benchmark,
-        "quick": quick,
-        "taken": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
-        "hardware": hardware(),
-        "versions": versions(),
-        "rows": [asdict(item) for item in rows],
-    }
-
-
-def as_markdown(result: Mapping[str, Any]) -> str:
-    """A result for people: one dated table that names the hardware."""
-    machine = result["hardware"]
-    lines = [
-        f"# {result['benchmark']}, {result['taken'][:10]}{' (quick)' if result['quick'] else ''}",
-        "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, load {machine['load'][0]:.1f} at the end.",
-        f"`{result['command']}`",
-        "",
-        "| row | ours | peer | ratio | goal | met | unit |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| {item['name']} | {item['ours']:,.4g} | {item['peer']:,.4g} | {item['ratio']:.2f} | {item['goal']:g} "
-            f"| {'yes' if item['met'] else '**no**'} | {item['unit']} |"
-            for item in result["rows"]
-        ),
-        "",
-    ]
-    for item in result["rows"]:
-        lines += [f"**{item['name']}**: {item['note']}", ""]
-        lines += [f"- {side}: `{command}` ({item['threads'].get(side, '?')} threads)" for side, command in item["commands"].items()]
-        lines += [f"- samples, {side}: {', '.join(f'{figure:,.4g}' for figure in item['samples'][side])}" for side in ("ours", "peer")]
-        lines += [f"- peer: {', '.join(f'{name} {version}' for name, version in item['peer_versions'].items())}", ""]
-    lines += [f"Versions: {', '.join(f'{name} {version}' for name, version in result['versions'].items())}.", ""]
-    return "\n".join(lines)
-
-
-def run(benchmark: str, measure: Callable[[bool], list[Row]], arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write. Returns 0 when every goal is met, else 3."""
+    Args:
+        benchmark: Its name.
+        measure: Takes ``quick``, and by name what ``options`` adds.
+        arguments: Of the command line; None reads this process's.
+        options: Adds the benchmark's own options to the parser.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{benchmark}")
     parser.add_argument("--quick", action="store_true", help="the same goals at a smaller size, at most five minutes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write rows, raw samples, versions and command lines")
     parser.add_argument("--record", action="store_true", help="add a dated table to benchmarks/results/")
+    if options:
+        options(parser)
     given = parser.parse_args(arguments)
-    rows = measure(given.quick)
+    own = {name: value for name, value in vars(given).items() if name not in ("quick", "json", "record")}
+    rows = measure(given.quick, **own)
     result = report(benchmark, rows, quick=given.quick)
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if given.record:
-        (HERE / "results" / f"{result['taken'][:10]}-{benchmark}.md").write_text(as_markdown(result), encoding="utf-8")
+        results = HERE / "results"
+        (results / f"{result['taken'][:10]}-{benchmark}.md").write_text(as_markdown(result), encoding="utf-8")
+        for name, chart in (pair for item in rows for pair in item.charts.items()):
+            (results / chart_file(result, name)).write_text(chart, encoding="utf-8")
     for item in rows:
         verdict = "met" if item.met else "NOT MET"
-        print(f"{item.name}: {item.ours:,.4g} against {item.peer:,.4g} {item.unit}, {item.ratio:.2f} × (goal {item.goal:g}): {verdict}")
+        wanted = asked(item.goal, item.kind, item.unit)
+        print(f"{item.name}: {item.ours:,.4g} against {item.peer:,.4g} {item.unit}, {found(item)} (goal: {wanted}): {verdict}")
     return 0 if all(item.met for item in rows) else NOT_MET
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float:
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

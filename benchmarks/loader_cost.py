@@ -15,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Row, alternate, goal_of, row, run
+from benchmarks.harness import alternate, run
+from benchmarks.rows import Row, goal_of, row
 from corpus.build import apply
 from corpus.config import DataConfig
 from corpus.order import StepRows, UniformOrder

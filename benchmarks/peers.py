@@ -16,8 +16,10 @@ from benchmarks.harness import HERE
 # What each peer is. Pinned, so that a row can be taken again.
 PEERS = {
     "datasets": ("datasets==5.2.0", "transformers==5.23.0", "tokenizers==0.23.3"),
+    "trainer": ("torch==2.13.0", "transformers==5.23.0", "tokenizers==0.23.3", "accelerate==1.15.0", "numpy==2.4.6"),
 }
 FOLDER = HERE.parent / ".venvs"
+_STAMP = "pins.txt"
 
 
 def environment(name: str) -> Path:
@@ -27,17 +29,25 @@ def environment(name: str) -> Path:
         KeyError: No such peer.
         subprocess.CalledProcessError: pip could not install it.
     """
-    pins = "\n".join(PEERS[name]) + "\n"
     folder = FOLDER / name
-    stamp = folder / "pins.txt"
     python = folder / "bin" / "python"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != pins:
+    if not is_made(name):
         print(f"making the environment of the peer {name} in {folder}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
         subprocess.run([str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "-qq", *PEERS[name]], check=True)
-        stamp.write_text(pins, encoding="utf-8")
+        (folder / _STAMP).write_text(_stamp(name), encoding="utf-8")
     return python
+
+
+def is_made(name: str) -> bool:
+    """Whether a peer's environment is there, with the pins that it has now."""
+    stamp = FOLDER / name / _STAMP
+    return stamp.is_file() and stamp.read_text(encoding="utf-8") == _stamp(name)
+
+
+def _stamp(name: str) -> str:
+    return "\n".join(PEERS[name]) + "\n"
 
 
 def versions(name: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.__main__ import names
-from benchmarks.harness import GOALS, NOT_MET, Goal, Row, Samples, alternate, as_markdown, call, goal_of, report, row, run
+from benchmarks.harness import NOT_MET, alternate, call, run, take_turns
+from benchmarks.reporting import as_markdown, report
+from benchmarks.rows import GOALS, Goal, Kind, Row, Samples, goal_of, row
 
 FASTER = Goal(goal=2.0, unit="rows/s", better="higher", why="because")
 SHORTER = replace(FASTER, unit="s", better="lower")
@@ -46,6 +49,68 @@ def test_medians_are_compared_so_that_one_disturbed_round_does_not_decide() -> N
 def test_met_follows_from_ratio_and_goal_alone(samples: Samples, goal: float, better: str) -> None:
     found = row("a", samples, Goal(goal=goal, unit="x", better=better, why=""))  # type: ignore[arg-type]
     assert found.met == (found.ratio >= found.goal)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "better", "met"),
+    [
+        ("difference", 11.0, "higher", True),
+        ("difference", 10.9, "higher", False),
+        ("difference", 9.0, "lower", True),
+        ("difference", 11.0, "lower", False),
+        ("within", 11.0, "higher", True),
+        ("within", 9.0, "higher", True),
+        ("within", 11.1, "higher", False),
+        ("within", 8.9, "lower", False),
+    ],
+)
+def test_a_goal_may_ask_for_a_difference_or_for_figures_that_are_alike(kind: Kind, ours: float, better: str, met: bool) -> None:
+    goal = Goal(goal=1.0, unit="points", better=better, why="because", kind=kind)  # type: ignore[arg-type]
+    assert row("a", Samples((ours,), (10.0,)), goal).met is met
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ratio", "1.10 × (goal: at least 0.5 × the peer's points)"),
+        ("difference", "+1.00 points (goal: at least 0.5 points better than the peer)"),
+        ("within", "+1.00 points (goal: at most 0.5 points from the peer)"),
+    ],
+)
+def test_a_verdict_is_told_in_the_measure_of_its_goal(kind: Kind, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    goal = Goal(goal=0.5, unit="points", better="higher", why="because", kind=kind)
+    run("accuracy", lambda _: [row("a", Samples((11.0,), (10.0,)), goal)], [])
+    assert said in capsys.readouterr().out
+
+
+def test_any_number_of_sides_take_turns() -> None:
+    calls: list[str] = []
+
+    def side(name: str) -> Callable[[], float]:
+        return lambda: calls.append(name) or float(len(calls))  # type: ignore[func-returns-value]
+
+    taken = take_turns({name: side(name) for name in "abc"}, 1, warmup=1)
+    assert "".join(calls) == "abc" + "cba"
+    assert taken == {"a": (6.0,), "b": (5.0,), "c": (4.0,)}
+
+
+def test_a_benchmark_gets_its_own_options_by_name() -> None:
+    got: dict[str, object] = {}
+
+    def measure(quick: bool, *, rows: str) -> list[Row]:
+        got.update(quick=quick, rows=rows)
+        return [make_row(True)]
+
+    run("speed", measure, ["--rows", "some"], options=lambda parser: parser.add_argument("--rows") and None)
+    assert got == {"quick": False, "rows": "some"}
+
+
+def test_what_was_tried_and_the_charts_of_a_row_stand_in_its_table() -> None:
+    shown = replace(make_row(True), appendix="| tried | found |", charts={"curve": "<svg/>"})
+    result = json.loads(json.dumps(report("speed", [shown], quick=True)))
+    text = as_markdown(result)
+    assert "| tried | found |" in text
+    assert f"![curve]({result['taken'][:10]}-speed-curve.svg)" in text
 
 
 @pytest.mark.parametrize("samples", [Samples((), (1.0,)), Samples((1.0,), ()), Samples((1.0,), (0.0,)), Samples((-1.0,), (1.0,))])
@@ -99,7 +164,7 @@ def test_a_result_reads_as_a_dated_table_that_names_the_hardware() -> None:
     text = as_markdown(result)
     assert text.startswith(f"# speed, {result['taken'][:10]} (quick)\n")
     assert result["hardware"]["cpu"] in text
-    assert "| speed | 30.5 | 10 | 3.05 | 2 | yes | rows/s |" in text
+    assert "| speed | 30.5 | 10 | 3.05 | +20.5 | at least 2 × the peer's rows/s | yes | rows/s |" in text
 
 
 def test_a_side_that_fails_ends_the_benchmark_with_what_it_said() -> None:

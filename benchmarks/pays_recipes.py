@@ -1,0 +1,96 @@
+"""What ``pretraining_pays`` tries: pretrainings by name, each against the same start without one. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Texts = Literal["general", "task"]
+Start = Literal["scratch", "minilm"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pretraining run; its schedule ends with its time."""
+
+    texts: Texts
+    """``general``: the corpus. ``task``: the texts of the labelled training rows, without their labels."""
+    minutes: float
+    peak_lr: float
+    rows_per_step: int = 16
+    mask_share: float = 0.15
+    final_share: float | None = None
+    whole_words: bool = False
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A start and what it is pretrained on, stage after stage; without stages it is what the others are measured against."""
+
+    name: str
+    start: Start
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def minutes(self) -> float:
+        """Of all stages."""
+        return sum(stage.minutes for stage in self.stages)
+
+    def upto(self, stages: int) -> dict[str, Any]:
+        """What a model after so many stages follows from."""
+        return {"start": self.start, "stages": [asdict(stage) for stage in self.stages[:stages]]}
+
+
+LAYERS, HIDDEN, VOCABULARY = 4, 192, 8_192
+"""Of the model from scratch."""
+
+
+def falling(texts: Texts, minutes: float, peak_lr: float) -> Stage:
+    """A stage whose masked share falls from 30 % to 15 %."""
+    return Stage(texts, minutes, peak_lr, mask_share=0.3, final_share=0.15)
+
+
+RECIPES = (
+    Recipe("scratch", "scratch"),
+    Recipe("scratch-general-15", "scratch", (falling("general", 15, 2e-3),)),
+    Recipe("scratch-general-30", "scratch", (falling("general", 30, 2e-3),)),
+    Recipe("scratch-task-15", "scratch", (falling("task", 15, 2e-3),)),
+    Recipe("scratch-task-30", "scratch", (falling("task", 30, 2e-3),)),
+    Recipe("scratch-general-15-task-15", "scratch", (falling("general", 15, 2e-3), Stage("task", 15, 1e-3))),
+    Recipe("minilm", "minilm"),
+    Recipe("minilm-general-30", "minilm", (Stage("general", 30, 1e-4),)),
+    Recipe("minilm-task-10", "minilm", (Stage("task", 10, 1e-4),)),
+    Recipe("minilm-task-30", "minilm", (Stage("task", 30, 1e-4),)),
+    Recipe("minilm-task-30-gentle", "minilm", (Stage("task", 30, 5e-5, layer_decay=0.8),)),
+    Recipe("minilm-task-30-words", "minilm", (Stage("task", 30, 1e-4, whole_words=True),)),
+)
+QUICK_RECIPES = (
+    Recipe("scratch", "scratch"),
+    Recipe("scratch-task-quick", "scratch", (falling("task", 1, 2e-3),)),
+)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How every model of one start is fine-tuned."""
+
+    rates: tuple[float, ...]
+    """The best on validation rows is taken, for each model and number of labels."""
+    epochs: dict[int | None, float]
+    """By labels a class; None is all of them."""
+    rows_per_step: dict[int | None, int]
+
+
+FINE_TUNING: dict[Start, FineTuning] = {
+    "scratch": FineTuning((5e-4, 1e-3, 2e-3), {10: 15, 100: 8, None: 3}, {10: 16, 100: 32, None: 32}),
+    "minilm": FineTuning((1e-4, 2e-4, 4e-4), {10: 15, 100: 5, None: 2}, {10: 16, 100: 32, None: 32}),
+}
+LABELS: tuple[int | None, ...] = (10, 100, None)
+SEEDS = (1, 2, 3)
+CHOOSING_SEED = 0
+
+
+def told(labels: int | None) -> str:
+    """Labels a class, for people."""
+    return "all" if labels is None else str(labels)
