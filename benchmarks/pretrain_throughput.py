@@ -174,12 +174,22 @@ def rate(side: Side, steps: int) -> float:
 
 
 def fastest(commands: dict[Any, list[str]], *, threads: int, steps: int = 1) -> tuple[Any, dict[Any, float]]:
-    """The setting with the highest rate, each tried in a process of its own after one step that warms up; and all rates."""
-    rates = {}
+    """The setting with the highest rate, each tried in a process of its own after one step that warms up; and all rates, 0 where it failed.
+
+    Raises:
+        RuntimeError: All failed.
+    """
+    rates: dict[Any, float] = {}
     for setting, command in commands.items():
-        with Side(command, threads=threads) as side:
-            rate(side, 1)
-            rates[setting] = rate(side, steps)
+        try:
+            with Side(command, threads=threads) as side:
+                rate(side, 1)
+                rates[setting] = rate(side, steps)
+        except RuntimeError as error:
+            rates[setting] = 0.0
+            if not any(rates.values()) and len(rates) == len(commands):
+                raise
+            print(f"left out, since it failed: {setting}: {error}", file=sys.stderr)
     return max(rates, key=lambda setting: rates[setting]), rates
 
 

@@ -68,7 +68,7 @@ def measure(
     work: Path | None = None,
     only: Sequence[str] | None = None,
     minutes: float | None = None,
-    list: bool = False,
+    tells: bool = False,
     threads: int | None = None,
 ) -> list[Row]:
     """Run the cells that are not finished, and compare those that are."""
@@ -84,7 +84,7 @@ def measure(
             corpus=corpus,
             kind=label_kind,
             threads=threads,
-            minutes=0 if list else minutes,
+            minutes=0 if tells else minutes,
             scale=QUICK_SCALE if quick else 1.0,
         )
         cells: dict[str, Cell] = {}
@@ -94,7 +94,7 @@ def measure(
             is_asked = only is None or any(fnmatch(name, pattern) for pattern in only)
             with suppress(OutOfTime):
                 cells[name] = Cell(recipe, count, _measured(bench if is_asked else bench.finished(), recipe, count, quick))
-        if list:
+        if tells:
             for recipe, count in wanted:
                 name = cell_name(recipe, count)
                 print(f"{name}: {f'macro-F1 {cells[name].macro_f1:.2f}' if name in cells else 'not finished'}")
@@ -195,7 +195,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--only", nargs="+", metavar="CELL", help="names or patterns, such as 'minilm*:10'; other cells are taken if finished"
     )
     parser.add_argument("--minutes", type=float, metavar="N", help="begin no cell after that")
-    parser.add_argument("--list", action="store_true", help="tell which cells are finished, and end")
+    parser.add_argument("--list", action="store_true", dest="tells", help="tell which cells are finished, and end")
 
 
 if __name__ == "__main__":

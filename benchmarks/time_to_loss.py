@@ -28,8 +28,10 @@ ROW = "time_to_loss_4x256"
 RECIPE = HERE.parent / "configs" / "pretrain_texts_cpu.yaml"
 LAYERS, HIDDEN, PEER_ROWS = 4, 256, 32
 PEER_SECONDS = 600.0
+QUICK_SCALE = 0.1
 BUDGETS = (210.0, 300.0, 420.0, 600.0)
-LOOKS = 14
+QUICK_DOCUMENTS = 2_000
+LOOKS, QUICK_LOOKS = 14, 5
 """Evaluations of ours in a budget."""
 RATES = (5e-4, 1e-3, 2e-3)
 FORMS = ("grouped", "lines")
@@ -43,9 +45,9 @@ def time_to_loss(corpus: Path | None, work: Path, *, tokenizer: str = TOKENIZER,
     import torch
 
     torch.set_num_threads(threads)
-    scale = 0.1 if quick else 1.0
+    scale = QUICK_SCALE if quick else 1.0
     cells = Cells(work / "time_to_loss")
-    data = _Data(corpus, work, tokenizer)
+    data = _Data(corpus, work / ("quick" if quick else "full"), tokenizer, QUICK_DOCUMENTS if quick else None)
     same = {"rows": HELD_OUT_ROWS, "corpus": corpus.name if corpus else None, "threads": threads, "documents": data.fingerprint}
     reached: dict[tuple[str, float], Answer] = {}
     for form in FORMS:
@@ -58,7 +60,7 @@ def time_to_loss(corpus: Path | None, work: Path, *, tokenizer: str = TOKENIZER,
     own = recipe.model_dump(mode="json", exclude={"data"})
     mine: Answer = {}
     for budget in BUDGETS:
-        asked = same | {"side": "ours", "recipe": own, "seconds": budget * scale}
+        asked = same | {"side": "ours", "recipe": own, "seconds": budget * scale, "looks": QUICK_LOOKS if quick else LOOKS}
         mine = cells.find(asked, lambda asked=asked: _ours(data, asked, threads))  # type: ignore[misc]
         if any(loss <= goal_loss for _, loss in mine["curve"]):
             break
@@ -80,8 +82,8 @@ def time_to_loss(corpus: Path | None, work: Path, *, tokenizer: str = TOKENIZER,
 class _Data:
     """Built and tokenised once; lies in the work folder."""
 
-    def __init__(self, corpus: Path | None, work: Path, ref: str) -> None:
-        table = documents(corpus)
+    def __init__(self, corpus: Path | None, work: Path, ref: str, most: int | None) -> None:
+        table = documents(corpus, most)
         self.packed = build(table, work / "packed", tokenizer=ref)
         self.fingerprint = self.packed.manifest.fingerprint
         self.tokenizer = load_tokenizer(str(self.packed.tokenizer_folder))
@@ -159,7 +161,7 @@ def _ours(data: _Data, asked: Mapping[str, Any], threads: int) -> Answer:
     done, tokens, clock = 0, 0, 0.0
     with Side(command({"steps": steps}), threads=threads) as side:
         while done < steps and clock < seconds * GRACE:
-            found = side.ask({"do": "steps", "count": steps - done, "seconds": seconds / LOOKS})
+            found = side.ask({"do": "steps", "count": steps - done, "seconds": seconds / asked["looks"]})
             done, tokens, clock = done + found["steps"], tokens + found["tokens"], clock + found["seconds"]
             curve.append((clock, data.loss(lambda folder: side.ask({"do": "save", "folder": folder}))))
     return {"curve": curve, "planned_steps": steps, "steps": done, "tokens": tokens}

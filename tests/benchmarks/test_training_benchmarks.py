@@ -115,7 +115,7 @@ def test_pretraining_is_compared_in_the_rows_that_are_asked_for(encoder: Path, c
 @pytest.mark.slow
 @needs_peer
 def test_time_to_loss_goes_on_where_it_ended(encoder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small: dict[str, Any] = {"LAYERS": 1, "HIDDEN": 32, "PEER_ROWS": 2, "PEER_SECONDS": 10.0, "BUDGETS": (10.0,), "LOOKS": 2}
+    small: dict[str, Any] = {"LAYERS": 1, "HIDDEN": 32, "PEER_ROWS": 2, "PEER_SECONDS": 10.0, "BUDGETS": (10.0,), "QUICK_LOOKS": 2}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: packed\nnew_model: {layers: 1, hidden: 32}\nrows_per_step: 2\nmask_share: 0.3\nmasking: {final_share: 0.15}\n")
     for name, value in {**small, "HELD_OUT_ROWS": 5, "RECIPE": recipe}.items():
@@ -153,5 +153,5 @@ def test_what_pretraining_buys_is_told_with_all_that_was_tried(
     assert pretraining_pays.measure(True, **some) == [found]
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        pretraining_pays.measure(True, list=True, **some)
+        pretraining_pays.measure(True, tells=True, **some)
     assert "scratch:10: macro-F1" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cells import Cells, OutOfTime
+from benchmarks.pretrain_throughput import fastest
 from benchmarks.turns import NEVER, Side, steps_in
 
 COUNTING = """
@@ -76,3 +77,12 @@ def test_without_minutes_finished_cells_are_given_and_none_is_begun(tmp_path: Pa
     assert over.find({"seed": 1}, lambda: {"answer": 2}) == {"answer": 1}
     with pytest.raises(OutOfTime, match="go on"):
         over.find({"seed": 2}, lambda: {"answer": 2})
+
+
+def test_a_setting_that_fails_is_left_out_unless_all_do() -> None:
+    rates = "from benchmarks.programs.turns import conversation\nrequests, answer = conversation()\n"
+    rates += "for request in requests: answer({'tokens': %d, 'seconds': 1.0})"
+    commands = {"slow": program(rates % 10), "fast": program(rates % 30), "broken": program("raise SystemExit('no luck')")}
+    assert fastest(commands, threads=1) == ("fast", {"slow": 10.0, "fast": 30.0, "broken": 0.0})
+    with pytest.raises(RuntimeError, match="no luck"):
+        fastest({"broken": commands["broken"]}, threads=1)
