@@ -103,7 +103,7 @@ def _attention_with_dropout(
     """SDPA spelt out, as PyTorch itself does where it has no fused kernel, with a quicker dropout."""
     scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(-2, -1))
     if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
     return torch.matmul(dropped(scores.softmax(dim=-1), dropout), value)
 
 

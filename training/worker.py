@@ -28,6 +28,7 @@ from training.hardware import Decisions, decide
 from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
 from training.measuring import Meter, measured_peak, memory
+from training.memory import keep_freed_memory
 from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
@@ -49,6 +50,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
 
     recipe = KINDS[payload["verb"]].model_validate(payload["recipe"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
+    keep_freed_memory()
     context = ray_train.get_context()
     device = _device(recipe)
     hardware = probe_gang(device)

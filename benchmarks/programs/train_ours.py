@@ -29,6 +29,7 @@ from training.fitting import fitting
 from training.flops import attended_length, dimensions, flops_per_token
 from training.loop import StepReport, train
 from training.measuring import document_lengths, measured_peak
+from training.memory import keep_freed_memory
 from training.objectives import Supervised
 from training.planning import read_labelled
 from training.tasks import task_of
@@ -129,6 +130,7 @@ def main(spec: dict[str, Any]) -> None:
     """Answer requests until there are no more."""
     requests, answer = conversation()
     torch.set_num_threads(spec["threads"])
+    keep_freed_memory()
     kind: type[RunConfig] = FinetuneConfig if spec["verb"] == "finetune" else PretrainConfig
     run = Run(kind.model_validate(spec["recipe"]), full_rows=spec.get("full_rows", False))
     with closing(run.steps()) as steps:  # type: ignore[type-var]
