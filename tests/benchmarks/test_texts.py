@@ -81,8 +81,9 @@ def test_the_loss_that_both_sides_are_judged_by_is_that_of_our_own_evaluation(pa
     places = np.concatenate([row["positions"] + start for row, start in zip(rows, before, strict=False)])
     labels = torch.from_numpy(np.concatenate([row["labels"] for row in rows]).astype(np.int64))
     with torch.no_grad():
-        logits = masked_logits(model, found, torch.from_numpy(placed.places(places)))
-    ours = float(torch.nn.functional.cross_entropy(logits, labels))
+        asked = placed.places(places)
+        logits = masked_logits(model, found.asking(np.sort(asked)))
+    ours = float(torch.nn.functional.cross_entropy(logits, labels[np.argsort(asked)]))
     assert texts.masked_loss(model, rows, rows_at_once=3) == pytest.approx(ours, abs=1e-4)
 
 

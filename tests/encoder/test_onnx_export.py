@@ -19,6 +19,7 @@ from foundation.errors import BundleError, ConfigError
 from raybert.main import main
 from tests.support.tiny import FAMILIES, make_classifier_bundle
 
+pytestmark = pytest.mark.slow
 LABELS = ("negative", "neutral", "positive")
 
 

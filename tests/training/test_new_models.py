@@ -22,6 +22,7 @@ from training.export import export_classifier, export_encoder
 from training.loop import train
 from training.planning import plan, read_labelled
 
+pytestmark = pytest.mark.slow
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert")
 
 

@@ -24,6 +24,7 @@ from training.loop import train
 from training.loss_scale import GROWTH_STEPS, LossScale
 from training.preparation import checkpoint_activations, compile_encoder, first_loss_scale
 
+pytestmark = pytest.mark.slow
 STEPS = 12
 NEAR = 0.05
 """Share by which losses of 16 bits may differ from fp32, at a rate that does not exaggerate every rounding."""

@@ -20,6 +20,8 @@ from training.checkpoint import Checkpoint
 
 STEPS, HALF = 10, 4
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
