@@ -29,6 +29,7 @@ def register() -> None:
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -54,6 +55,9 @@ def attend(
         layout: The documents; None, or padded ones, are transformers' affair.
         sliding_window: A token sees those fewer than so many positions away, on both sides; None sees its whole document.
         more: What some families pass on besides.
+
+    A compiled encoder calls it as it is: every batch has other documents, and code compiled for one layout would be compiled again for the
+    next, until torch gives up and runs all without.
     """
     if layout is None or layout.kind == "padded":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -262,3 +263,22 @@ def test_a_sharded_engine_scales_losses_as_the_reference_does(
     assert found["losses"][:4] + found["losses"][5:] == pytest.approx(plain["losses"][:4] + plain["losses"][5:], rel=1e-5)
     assert found["norms"][:4] + found["norms"][5:] == pytest.approx(plain["norms"][:4] + plain["norms"][5:], rel=1e-4)
     assert found["loss_scale"] == [512.0, STEPS - 5]
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_is_not_compiled_again_for_other_documents() -> None:
+    from torch._dynamo.utils import counters
+
+    from encoder.padding_free import class_logits, documents, prepare
+
+    torch._dynamo.reset()
+    model = prepare(family("bert"))
+    compile_encoder(model)
+    graphs = []
+    for seed in range(6):
+        sizes = np.random.default_rng(seed).integers(2, 30, 3 + seed)
+        found, _ = documents(np.full(sizes.sum(), 7), sizes, "runs")
+        class_logits(model, found).sum().backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs[-1] == graphs[2]
