@@ -199,7 +199,7 @@ def _fold(places_N: Numbers, document_N: Numbers, offset_N: Numbers, rows: int, 
 def _asking(run: Run, document_K: Numbers, offset_K: Numbers, place_K: Numbers) -> Run:
     """The run with its asked tokens in the rows of their documents."""
     if not len(place_K):
-        return run
+        return replace(run, asked=0, asked_fold=None)
     flat_K = place_K if run.fold is None else run.fold.places_N.numpy()[place_K]
     row_K = flat_K // run.longest
     counts_B = np.bincount(row_K, minlength=run.rows)

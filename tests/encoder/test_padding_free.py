@@ -220,6 +220,35 @@ def test_documents_are_put_in_the_order_of_their_lengths_and_none_is_lost(length
         assert sum(run.rows for run in found.layout.runs) == len(lengths)
 
 
+@given(lengths=sizes, kind=st.sampled_from(KINDS), seed=st.integers(0, 2**16))
+def test_what_is_asked_for_is_the_last_that_was_asked_for(lengths: list[int], kind: AttentionKind, seed: int) -> None:
+    found, _ = documents(np.arange(sum(lengths)), np.array(lengths), kind)  # asks for first tokens
+    chosen = np.random.default_rng(seed).random(sum(lengths)) < 0.2
+    chosen[seed % sum(lengths)] = True
+    asked_K = np.flatnonzero(chosen)
+    asked = found.asking(asked_K)
+    assert asked.asked_K.tolist() == asked_K.tolist()
+    assert sum(run.asked for run in asked.layout.runs) == len(asked_K)
+    assert asked.layout.asked_ends is not None
+    assert asked.layout.asked_ends[-1] == len(asked_K)
+    assert found.layout.asking(asked_K).most_asked == asked.layout.most_asked <= found.layout.longest
+    for run in asked.layout.runs:
+        assert (run.asked_fold is None) == (run.asked == 0)
+        if run.asked_fold is not None:
+            assert len(set(run.asked_fold.places_N.tolist())) == run.asked
+
+
+def test_a_run_without_masked_tokens_is_left_out(family: Family) -> None:
+    rows = family.texts(2, 2, 30, 30)
+    found, _ = joined(rows, "runs")
+    assert len(found.layout.runs) > 1
+    asked_K = np.array([len(found.ids_N) - 3])
+    with torch.no_grad():
+        logits = masked_logits(family.masked_lm, found.asking(asked_K))
+        alone_TV = alone(family.masked_lm, found.ids_N[int(found.layout.ends[-2]) :].numpy())[0]
+    torch.testing.assert_close(logits[0], alone_TV[-3], atol=1e-5, rtol=0)
+
+
 @given(lengths=sizes)
 def test_runs_are_divided_where_calls_and_padding_cost_least(lengths: list[int]) -> None:
     sizes_D = np.sort(np.array(lengths))
