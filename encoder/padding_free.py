@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,7 +204,7 @@ def position_offset(model: Any) -> int:
 
 
 def _forward(model: Any, found: Documents) -> Any:
-    given = {name: value for name, value in _inputs(model, found).items() if name in inspect.signature(type(model).forward).parameters}
+    given = {name: value for name, value in _inputs(model, found).items() if name in _parameters(type(model))}  # type: ignore[arg-type]
     if found.layout.kind == "padded":
         return model(**given)
     with ExitStack() as hooks:
@@ -212,6 +213,12 @@ def _forward(model: Any, found: Documents) -> Any:
             # by them.
             hooks.callback(model.base_model.register_forward_pre_hook(_without_masks, with_kwargs=True).remove)
         return model(**given, layout=found.layout)
+
+
+@cache
+def _parameters(kind: type) -> frozenset[str]:
+    """What the forward call of a class of models takes; asked once, for it is slow to ask."""
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
 
 
 def _inputs(model: Any, found: Documents) -> dict[str, torch.Tensor]:

@@ -133,9 +133,6 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
     longest_input(model.config, packed.sequence_length, location, f"sequence_length of {recipe.data}")
     kind = _borne(recipe, model, attention, vocabulary)
 
-    share: float | LinearShare = recipe.mask_share
-    if recipe.masking.final_share is not None:
-        share = LinearShare(recipe.steps, recipe.mask_share, recipe.masking.final_share)
     continues = _continuing(tokenizer, vocabulary, recipe.data) if recipe.masking.whole_words else None
     spans = Spans() if recipe.masking.spans else None
     masking = Masking(recipe.masking.mask, recipe.masking.random, spans, recipe.masking.predictions_per_row)
@@ -146,7 +143,7 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
     def objective(rows: PackedRows) -> MaskedLanguageModel:
         return MaskedLanguageModel(
             rows,
-            mask_share=share,
+            mask_share=mask_share(recipe),
             masking=masking,
             continues=continues,
             seed=recipe.seed,
@@ -168,6 +165,12 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
         attention=kind,
         order=packed.order(recipe.seed, short_first=recipe.curriculum == "short_first"),
     )
+
+
+def mask_share(recipe: PretrainConfig) -> float | LinearShare:
+    """The share of tokens that is predicted, or how it changes."""
+    final = recipe.masking.final_share
+    return recipe.mask_share if final is None else LinearShare(recipe.steps, recipe.mask_share, final)
 
 
 def _continuing(tokenizer: Any, vocabulary: int, where: str) -> Any:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from corpus.config import LabelledDataConfig
 from corpus.labelled_config import LabelKind
 from encoder.config import AttentionKind, NewModelConfig
+from foundation.bundle import LOWER_IS_BETTER
 from foundation.config import Config, PathText, RefText
 from training.optimiser_config import GuardConfig, OptimiserConfig, ScheduleConfig, carried_by
 
@@ -264,7 +265,6 @@ METRICS: dict[LabelKind, tuple[Metric, ...]] = {
     "number": ("pearson", "mae", "rmse", "r2", "validation_loss"),
 }
 """What can rank checkpoints, by kind of label; the first is what ``auto`` stands for."""
-_LOWER_IS_BETTER = {"mae", "rmse", "validation_loss"}
 
 
 class FinetuneConfig(RunConfig):
@@ -313,4 +313,4 @@ class FinetuneConfig(RunConfig):
     @property
     def score_order(self) -> Literal["min", "max"]:
         """Whether lower or higher is better."""
-        return "min" if self.metric in _LOWER_IS_BETTER else "max"
+        return "min" if self.metric in LOWER_IS_BETTER else "max"

@@ -14,7 +14,7 @@ import torch
 from corpus.masks import LinearShare, share_at
 from corpus.order import StepRows
 from corpus.shards import PackedRows
-from training.assembly import Assembly
+from training.assembly import Assembly, mask_share
 from training.config import PretrainConfig, RunConfig
 from training.flops import attended_length, dimensions, flops_per_token, share_of_peak
 from training.loop import StepReport
@@ -58,8 +58,7 @@ class Meter:
         self._attended = attended_length(document_lengths(recipe, assembly))
         self._share: float | LinearShare = 0.0
         if isinstance(recipe, PretrainConfig):
-            final = recipe.masking.final_share
-            self._share = recipe.mask_share if final is None else LinearShare(recipe.steps, recipe.mask_share, final)
+            self._share = mask_share(recipe)
 
     def figures(self, report: StepReport) -> dict[str, float]:
         """``tokens_per_s`` (real tokens of all workers), ``mfu`` and this worker's memory."""

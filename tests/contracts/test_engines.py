@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.gang import Task, run_gangs, run_task
+from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed
 
 pytestmark = pytest.mark.slow
@@ -71,10 +71,8 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Runs(tmp_path_factory.mktemp("engines"))
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield Runs(tmp_path_factory.mktemp("engines"))
 
 
 @pytest.mark.parametrize(("stage", "workers"), SHARDED)

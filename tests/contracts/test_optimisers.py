@@ -12,6 +12,7 @@ import torch
 
 from tests.contracts.test_engines import SHARDED
 from tests.support.gang import Task, run_gangs, run_task
+from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder
 from training.checkpoint import Checkpoint
 
@@ -68,10 +69,8 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Runs(tmp_path_factory.mktemp("optimisers"))
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield Runs(tmp_path_factory.mktemp("optimisers"))
 
 
 @pytest.mark.parametrize(("name", "stage", "workers"), CASES)

@@ -22,6 +22,7 @@ from encoder.layout import divided, layout
 from encoder.loading import load_tokenizer, new_classifier, new_masked_lm
 from encoder.padding_free import Documents, check_same, class_logits, documents, masked_logits, prepare
 from foundation.errors import EncoderError
+from tests.support.steps import gradients
 from tests.support.tiny import FAMILIES, WORDS, make_packed
 from training.objectives import MaskedLanguageModel
 
@@ -132,12 +133,6 @@ def layers_of(model: Any) -> Any:
     """The list of layers that ``last_layer`` takes the last one of."""
     last = last_layer(model.base_model)
     return next(module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and module[-1] is last)
-
-
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 def test_logits_are_computed_at_masked_positions_only(family: Family) -> None:

@@ -13,6 +13,7 @@ import torch
 from encoder.config import AttentionKind
 from foundation.bundle import open_bundle
 from foundation.errors import EncoderError
+from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed, make_roberta_encoder, write_reviews, write_tokenizer
 from training.assembly import Assembly, assemble, evaluate, limits_of, loop_arguments
 from training.checkpoint import Progress, write_manifest
@@ -30,10 +31,8 @@ FAMILIES = ("bert", "roberta", "distilbert", "modernbert")
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A home of its own, and one thread."""
     monkeypatch.setenv("RAYBERT_HOME", str(tmp_path / "home"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def trained(recipe: RunConfig, assembly: Assembly, folder: Path) -> tuple[Path, list[float], dict[str, float]]:

@@ -14,6 +14,7 @@ import transformers
 
 from foundation.errors import ConfigError
 from tests.support.gang import Task, parts, run_gangs, run_task
+from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder
 from training.assembly import loop_arguments
 from training.checkpoint import Checkpoint, Progress, write_manifest
@@ -39,10 +40,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def task(encoder: Path, *, engine: str = "torch", stage: int = 2, recipe: dict[str, Any] | None = None, **more: Any) -> Task:

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from corpus.order import StepRows
 from encoder.config import AttentionKind
 from foundation.errors import ConfigError, EncoderError
+from tests.support.steps import assert_near, gradients, one_thread
 from tests.support.tiny import make_distilbert, make_encoder, make_packed, make_roberta_encoder
 from training.assembly import Assembly, assemble
 from training.config import PretrainConfig
@@ -31,10 +32,8 @@ from training.planning import plan
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 class Place:
@@ -59,18 +58,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def first_rows(count: int, *, epoch: int = 0, step: int | None = 0) -> StepRows:
     return StepRows(np.full(count, epoch, np.int64), np.arange(count), step)
-
-
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def assert_near(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("kind", ["runs", "block", "padded"])

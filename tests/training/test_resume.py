@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.gang import Task, run_gangs, run_task
 from tests.support.history import differing_bits
+from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.checkpoint import Checkpoint
 
@@ -25,10 +25,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 class Place:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from corpus.labelled import LabelledData
 from corpus.order import StepRows
 from encoder.config import AttentionKind
+from tests.support.steps import assert_near, gradients, one_thread
 from tests.support.tiny import FAMILIES, WORDS
 from training.assembly import Assembly, assemble
 from training.config import FinetuneConfig
@@ -46,10 +47,8 @@ TASKS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def write_rows(file: Path, rows: int = 30) -> Path:
@@ -106,18 +105,6 @@ def their_loss(task: str, assembly: Assembly, data: LabelledData, rows: range) -
         return functional.cross_entropy(output.logits, labels, weight=torch.from_numpy(weights.astype(np.float32)))
     loss: torch.Tensor = output.loss
     return loss
-
-
-def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def assert_near(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("kind", ["runs", "padded"])
