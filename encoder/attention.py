@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from encoder.dropout import dropped
-from encoder.layout import Fold, Layout, Run
+from encoder.gather import fold as folded
+from encoder.gather import unfold
+from encoder.layout import Fold, Layout, Run, visible
+from encoder.short_attention import attend_short, is_quicker
 
 ATTENTION = "raybert"
 
@@ -75,6 +77,9 @@ def attend(
 
 def _by_runs(states: list[torch.Tensor], layout: Layout, window: int | None, dropout: float, scaling: float | None) -> torch.Tensor:
     query, *others = states
+    if query.device.type == "cpu" and (dropout or is_quicker(layout)):
+        key, value = others
+        return attend_short(query, key, value, layout, window=window, dropout=dropout, scaling=scaling)
     is_asked = len(query) != len(others[0])
     queries = torch.split(query, [run.asked if is_asked else run.tokens for run in layout.runs])
     keys, values = (torch.split(state, [run.tokens for run in layout.runs]) for state in others)
@@ -91,46 +96,18 @@ def _by_fold(
 ) -> torch.Tensor:
     """One run; ``asked`` folds its queries."""
     query, key, value = (_folded(state, run, fold) for state, fold in zip(states, (asked, run.fold, run.fold), strict=True))
-    mask = _mask(run, asked, window, key.device)
-    if dropout and key.device.type == "cpu":
-        output = _attention_with_dropout(query, key, value, mask, dropout, scaling)
-    else:
-        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    mask = visible(run, asked, window, key.device)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
     flat = output.transpose(1, 2).flatten(0, 1)
-    unfolded: torch.Tensor = flat if asked is None else _Unfold.apply(flat, asked.places_N)  # type: ignore[no-untyped-call]
+    unfolded: torch.Tensor = flat if asked is None else unfold(flat, asked.places_N)
     return unfolded
-
-
-def _attention_with_dropout(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float, scaling: float | None
-) -> torch.Tensor:
-    """SDPA spelt out, as PyTorch itself does where it has no fused kernel, with a quicker dropout."""
-    scores = torch.matmul(query * (scaling or query.shape[-1] ** -0.5), key.transpose(-2, -1))
-    if mask is not None:
-        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, float("-inf"))
-    return torch.matmul(dropped(scores.softmax(dim=-1), dropout), value)
 
 
 def _folded(state: torch.Tensor, run: Run, fold: Fold | None) -> torch.Tensor:
     """Tokens (N, H, W) to rows (B, H, T, W)."""
     if fold is not None:
-        state = _Fold.apply(state, fold.sources_BT, fold.places_N)  # type: ignore[no-untyped-call]
+        state = folded(state, fold.sources_BT, fold.places_N)
     return state.view(run.rows, -1, *state.shape[1:]).transpose(1, 2)
-
-
-def _mask(run: Run, asked: Fold | None, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """(B, 1, Q, T), or broadcast to it: which tokens an asked one sees; None is all of its row."""
-    whole, mask = run.fold, None
-    offset_BT = torch.arange(run.longest, device=device).unsqueeze(0) if whole is None else whole.offset_BT
-    if whole is not None:
-        document_BQ = (whole if asked is None else asked).document_BT
-        is_token_B1T = (whole.document_BT >= 0).unsqueeze(1)
-        mask = document_BQ.unsqueeze(2) == whole.document_BT.unsqueeze(1) if run.is_shared else is_token_B1T
-    if window is not None and window < run.longest:
-        offset_BQ = offset_BT if asked is None else asked.offset_BT
-        near = (offset_BQ.unsqueeze(2) - offset_BT.unsqueeze(1)).abs() < window
-        mask = near if mask is None else mask & near
-    return None if mask is None else mask.unsqueeze(1)
 
 
 def _by_varlen(states: list[torch.Tensor], layout: Layout, window: int | None, dropout: float, scaling: float | None) -> torch.Tensor:
@@ -144,34 +121,3 @@ def _by_varlen(states: list[torch.Tensor], layout: Layout, window: int | None, d
     assert asked_ends is not None
     found = varlen_attn(query, key, value, asked_ends, layout.ends, most, layout.longest, scale=scaling, window_size=reach)
     return found if isinstance(found, torch.Tensor) else found[0]
-
-
-class _Fold(torch.autograd.Function):
-    """Tokens (N, …) to places (B·T, …). Autograd's own would add up, token by token, what are gradients of 0 where there is none."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: torch.Tensor, sources_BT: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places_N)
-        return tokens.index_select(0, sources_BT)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (places_N,) = ctx.saved_tensors
-        return gradients[0].index_select(0, places_N), None, None
-
-
-class _Unfold(torch.autograd.Function):
-    """Places (B·T, …) to tokens (N, …)."""
-
-    @staticmethod
-    def forward(ctx: Any, places: torch.Tensor, places_N: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places_N)
-        ctx.shape = places.shape
-        return places.index_select(0, places_N)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (places_N,) = ctx.saved_tensors
-        whole = gradients[0].new_zeros(ctx.shape)
-        whole[places_N] = gradients[0]
-        return whole, None

@@ -3,11 +3,11 @@ one draw of 64 bits. On other devices it is PyTorch's. Noise comes from torch's 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
 _LEVELS = 2**16
-_LOWEST, _WORD_LOWEST = -(2**15), -(2**63)
 
 
 class Dropout(nn.Dropout):
@@ -22,13 +22,20 @@ def dropped(values: torch.Tensor, share: float) -> torch.Tensor:
     """``values`` with that share of its elements zeroed and the others scaled up."""
     if share == 0.0 or values.device.type != "cpu":
         return nn.functional.dropout(values, share)
+    return values * noise(values.numel(), share, values.dtype).view(values.shape)  # one product forward and one backward
+
+
+def noise(count: int, share: float, dtype: torch.dtype) -> torch.Tensor:
+    """Factors (count,) on the CPU: that share of them 0, drawn one by one, the others what makes up for it."""
     zeroed = round(share * _LEVELS)
     if zeroed >= _LEVELS:
-        return torch.zeros_like(values)
-    words = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(_WORD_LOWEST, None)
-    is_kept = words.view(torch.int16)[: values.numel()].view(values.shape) >= _LOWEST + zeroed
-    # One product forward and one backward.
-    return values * is_kept.to(values.dtype).mul_(_LEVELS / (_LEVELS - zeroed))
+        return torch.zeros(count, dtype=dtype)
+    # A generator of NumPy's, seeded by torch's: it draws twice as fast.
+    seed = int(torch.randint(2**62, ()))
+    words = np.random.SFC64(seed).random_raw((count + 3) // 4)
+    is_kept = torch.from_numpy(words.view(np.uint16)[:count] >= zeroed)
+    # Bytes become floats quickly, booleans do not.
+    return is_kept.view(torch.int8).to(dtype).mul_(_LEVELS / (_LEVELS - zeroed))
 
 
 def quicken(model: nn.Module) -> None:

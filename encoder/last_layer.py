@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from encoder.attention import attend
+from encoder.first_token import attend_from_first, is_possible
 from encoder.layout import Layout
 
 _Forward = Callable[..., Any]
@@ -60,21 +61,33 @@ def _form(layer: Any) -> _Forward | None:
 
 def _bert(layer: Any, asked_K: torch.Tensor, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, layout: Layout, **__: Any) -> Any:
     own, asked = layer.attention.self, hidden.index_select(1, asked_K)
-    query, key, value = (_heads(state, own.attention_head_size) for state in (own.query(asked), own.key(hidden), own.value(hidden)))
-    dropout = own.dropout.p if own.training else 0.0
-    context, _weights = attend(own, query, key, value, None, dropout=dropout, scaling=own.scaling, layout=layout)
-    attended = layer.attention.output(context.flatten(2), asked)
+    context = _context(own, (own.query, own.key, own.value), asked, hidden, own.attention_head_size, own.scaling, layout)
+    attended = layer.attention.output(context, asked)
     return layer.output(layer.intermediate(attended), attended)
 
 
 def _distilbert(layer: Any, asked_K: torch.Tensor, hidden_states: torch.Tensor, *_: Any, layout: Layout, **__: Any) -> Any:
     own, asked = layer.attention, hidden_states.index_select(1, asked_K)
-    states = (own.q_lin(asked), own.k_lin(hidden_states), own.v_lin(hidden_states))
-    query, key, value = (_heads(state, own.attention_head_size) for state in states)
-    dropout = own.dropout.p if own.training else 0.0
-    context, _weights = attend(own, query, key, value, None, dropout=dropout, scaling=own.scaling, layout=layout)
-    attended = layer.sa_layer_norm(own.out_lin(context.flatten(2)) + asked)
+    projections = (own.q_lin, own.k_lin, own.v_lin)
+    context = _context(own, projections, asked, hidden_states, own.attention_head_size, own.scaling, layout)
+    attended = layer.sa_layer_norm(own.out_lin(context) + asked)
     return layer.output_layer_norm(layer.ffn(attended) + attended)
+
+
+def _context(
+    own: Any, projections: tuple[Any, Any, Any], asked: torch.Tensor, hidden: torch.Tensor, width: int, scaling: float, layout: Layout
+) -> torch.Tensor:
+    """(1, K, h) before the output's projection; ``width`` is that of a head."""
+    query, key, value = projections
+    dropout = own.dropout.p if own.training else 0.0
+    if is_possible(asked.shape[1], layout, key, value):
+        heads = hidden.shape[-1] // width
+        first = attend_from_first(query(asked[0]), hidden[0], key, value, layout, heads=heads, dropout=dropout, scaling=scaling)
+        return first.unsqueeze(0)
+    states = (_heads(state, width) for state in (query(asked), key(hidden), value(hidden)))
+    context, _weights = attend(own, *states, None, dropout=dropout, scaling=scaling, layout=layout)
+    flat: torch.Tensor = context.flatten(2)
+    return flat
 
 
 def _modernbert(

@@ -6,7 +6,7 @@ Shapes: N tokens, K of them asked for, D documents; B rows of a fold, T tokens a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,8 @@ class _Movable:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Any:
         """The same on ``device``."""
-        return replace(self, **{name: _moved(value, device, non_blocking) for name, value in vars(self).items()})  # type: ignore[type-var]
+        given = [item.name for item in fields(self) if item.init]  # type: ignore[arg-type]
+        return replace(self, **{name: _moved(getattr(self, name), device, non_blocking) for name in given})  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Layout(_Movable):
     """(D + 1,) int32, tokens asked for before the end of each document; None until ``asking``."""
     most_asked: int = 0
     """In one document."""
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the first layer worked out of the layout, for those after it."""
 
     @property
     def longest(self) -> int:
@@ -214,6 +217,28 @@ def _asking(run: Run, document_K: Numbers, offset_K: Numbers, place_K: Numbers) 
         firsts_B1 = run.fold.document_BT[:, :1]
         fold = replace(fold, document_BT=torch.where(fold.document_BT < 0, firsts_B1, fold.document_BT))
     return replace(run, asked=len(place_K), asked_fold=fold)
+
+
+def visible(run: Run, asked: Fold | None, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(B, 1, Q, T), or broadcast to it: which tokens an asked one sees; None is all of its row.
+
+    Args:
+        run: The documents.
+        asked: Folds those that are asked for; ``run.fold`` where that is all of them.
+        window: A token sees those fewer than so many positions away; None sees its whole document.
+        device: Of the mask.
+    """
+    whole, mask = run.fold, None
+    offset_BT = torch.arange(run.longest, device=device).unsqueeze(0) if whole is None else whole.offset_BT
+    if whole is not None:
+        document_BQ = (whole if asked is None else asked).document_BT
+        is_token_B1T = (whole.document_BT >= 0).unsqueeze(1)
+        mask = document_BQ.unsqueeze(2) == whole.document_BT.unsqueeze(1) if run.is_shared else is_token_B1T
+    if window is not None and window < run.longest:
+        offset_BQ = offset_BT if asked is None else asked.offset_BT
+        near = (offset_BQ.unsqueeze(2) - offset_BT.unsqueeze(1)).abs() < window
+        mask = near if mask is None else mask & near
+    return None if mask is None else mask.unsqueeze(1)
 
 
 def _moved(value: Any, device: torch.device, non_blocking: bool) -> Any:
