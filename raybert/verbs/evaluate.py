@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from foundation.errors import BundleError, ConfigError
+from foundation.errors import BundleError, ConfigError, DataError
 from raybert.options import AsJson, DryRun, ModelRef, show, show_plan
 
 app = typer.Typer(rich_markup_mode=None)
@@ -17,13 +17,21 @@ COMMANDS = {"evaluate": app}
 def evaluate(
     model: ModelRef,
     data: Annotated[str, typer.Option("--data", help="A `data build` folder (its test split) or a labelled file.")],
-    split: Annotated[str, typer.Option("--split", help="Which split of a folder: test or validation.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="Which split of a folder, or of a file with --split-column: test or validation.")
+    ] = "test",
+    split_column: Annotated[
+        str | None,
+        typer.Option(
+            "--split-column", help="Column that marks each row's split, in a plain file. Default: all are measured.", show_default=False
+        ),
+    ] = None,
     gate: Annotated[
         list[str] | None,
         typer.Option("--gate", help="METRIC=LEAST (of mae and rmse METRIC=MOST), repeatable. Default: the gates in the bundle."),
     ] = None,
     baseline: Annotated[
-        bool | None, typer.Option("--baseline/--no-baseline", help="Fit a linear model on TF-IDF of the folder's train split.")
+        bool | None, typer.Option("--baseline/--no-baseline", help="Fit a linear model on TF-IDF of the train split, if there is one.")
     ] = None,
     text_column: Annotated[str, typer.Option("--text-column", help="Column with the text, in a plain file.")] = "text",
     pair_column: Annotated[
@@ -42,6 +50,8 @@ def evaluate(
     The model's task says what the labels of a plain file are: one label, a list of labels, or a number.
 
     Example: raybert evaluate --model reviews/1 --data build/movie_reviews --gate accuracy=0.8
+
+    A file with a column of splits: raybert evaluate --model reviews/1 --data reviews.parquet --split-column split
     """
     from pathlib import Path
 
@@ -62,11 +72,14 @@ def evaluate(
     if manifest.task not in LABEL_KINDS:
         raise BundleError(f"{model}: is a {manifest.task} bundle, not a classifier; `raybert finetune` makes one from it")
     is_folder = Path(data).is_dir()
+    if is_folder and split_column is not None:
+        raise ConfigError(f"--split-column: is of a plain file, {data} is a folder with splits of its own; leave it out")
     if label_separator is not None and manifest.task != "multi_label":
         raise ConfigError(f"--label-separator: stands between the labels of a multi_label model's rows, {model} is {manifest.task}")
     config = LabelledDataConfig(
         train=data,
         validation_fraction=0,
+        split_column=split_column,
         text_column=text_column,
         pair_column=pair_column,
         label_column=label_column,
@@ -75,9 +88,14 @@ def evaluate(
     )
     labelled = load_labelled(config)
     kind = check_kind(resolved.bundle, labelled, data)
+    has_splits = split_column is not None or (is_folder and len(labelled.test) > 0)
     # A plain file is all test rows: nothing of it is trained on here.
-    chosen = getattr(labelled, split) if is_folder and len(labelled.test) else labelled.train
-    fit_baseline = is_folder and len(labelled.test) > 0 if baseline is None else baseline
+    chosen = getattr(labelled, split) if has_splits else labelled.train
+    if has_splits and (not len(chosen) or chosen is labelled.train):  # which stands in where nothing is held back
+        raise DataError(
+            f"{data}: holds no {split} rows; --split chooses others, and without --split-column all rows of a file are measured"
+        )
+    fit_baseline = has_splits if baseline is None else baseline
     gates = wanted or {item.metric: item.wanted for item in manifest.gates}
     check_gates(gates, kind, baseline=fit_baseline)
     if dry_run:

@@ -159,6 +159,12 @@ def test_a_label_of_test_that_train_lacks_is_named_with_its_row(assert_refused: 
     assert_refused(*arguments, says=["'strange': not a label in train", "other.csv#2", "train has negative, positive"])
 
 
+def test_evaluate_wants_rows_of_the_split_that_is_asked_for(assert_refused: Refusals) -> None:
+    asked = ["evaluate", "--model", "bundle", "--split-column", "split", "--data"]
+    assert_refused(*asked, "marked.csv", "--split", "validation", says=["marked.csv: holds no validation rows", "--split chooses others"])
+    assert_refused(*asked, "packed", says=["--split-column: is of a plain file, packed is a folder with splits of its own"])
+
+
 def test_evaluate_names_a_label_that_the_model_lacks(assert_refused: Refusals) -> None:
     assert_refused("evaluate", "--model", "bundle", "--data", "other.csv", says=["other.csv: label 'strange' is unknown to the model"])
 

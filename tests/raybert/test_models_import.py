@@ -61,6 +61,12 @@ def test_an_imported_model_is_served_evaluated_and_promoted(foreign: Path, tmp_p
     rows.write_text("text,label\na good movie,positive\na bad movie,negative\n")
     answer("evaluate", "--model", "reviews/1", "--data", str(rows), "--gate", "accuracy=0")
     assert answer("models", "promote", "reviews/1")["aliases"] == ["champion"]
+    marked = tmp_path / "marked.csv"
+    trained = "good,positive,train\nbad,negative,train\n"
+    marked.write_text(f"text,label,part\n{trained}a good movie,positive,test\na bad movie,negative,test\nbad one,negative,test\n")
+    of_test = answer("evaluate", "--model", "reviews/1", "--data", str(marked), "--split-column", "part", "--gate", "accuracy=0")
+    assert of_test["rows"] == 3
+    assert "baseline_accuracy" in of_test["metrics"]  # fitted on the rows that are marked as train
 
 
 def test_without_a_name_the_bundle_lies_in_a_run_folder_and_a_dry_run_writes_nothing(

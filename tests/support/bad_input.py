@@ -23,6 +23,7 @@ from tests.support.tiny import make_classifier_bundle, make_encoder, make_packed
 GOOD = "text,label\n" + "".join(f"this is text {i},{'positive' if i % 2 else 'negative'}\n" for i in range(20))
 FILES: dict[str, str | bytes] = {
     "good.csv": GOOD,
+    "marked.csv": "text,label,split\ngood,positive,train\nbad,negative,train\ngood one,positive,test\n",
     "empty.csv": "",
     "header.csv": "text,label\n",
     "nolabel.csv": "text,stars\ngood,1\n",
