@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from copy import copy
@@ -17,8 +18,20 @@ import pyarrow.parquet
 
 from benchmarks.cells import Answer, Cells
 from benchmarks.harness import HERE
-from benchmarks.pays_recipes import CHOOSING_SEED, FINE_TUNING, HIDDEN, LAYERS, SEEDS, VOCABULARY, Recipe, Stage, Start
-from benchmarks.texts import LENGTH, TOKENIZER, build, documents
+from benchmarks.pays_recipes import (
+    CHOOSING_SEED,
+    CHOSEN_AT,
+    FINE_TUNING,
+    HIDDEN,
+    LAYERS,
+    LONGEST,
+    SEEDS,
+    VOCABULARY,
+    Recipe,
+    Stage,
+    Start,
+)
+from benchmarks.texts import TOKENIZER, build, documents
 from benchmarks.turns import NEVER, Side, steps_in
 from corpus.config import LabelledDataConfig
 from corpus.labelled import LabelledData, load_labelled
@@ -32,6 +45,8 @@ HELD_OUT_DOCUMENTS = {"general": 60, "task": 500}
 """By which a pretraining's loss is measured."""
 LOOKS = 6
 """At it."""
+FINE_TUNING_THREADS = 1
+"""Of a fine-tuning, whose time is not compared: so two commands with other ``--only`` can use two cores, which is quicker."""
 
 
 class Bench:
@@ -57,6 +72,9 @@ class Bench:
         source = LabelledDataConfig.model_validate({"train": str(file), "split_column": "split", "label_kind": kind})
         self.data: LabelledData = load_labelled(source)
         self.same = {"data": self.data.fingerprint, "corpus": corpus.name if corpus else None, "threads": threads, "scale": scale}
+        self._test_texts = work / "test.parquet"
+        if not self._test_texts.is_file():
+            pa.parquet.write_table(pa.table({"text": self.data.test.texts or self.data.validation.texts}), self._test_texts)
 
     def finished(self) -> Bench:
         """The same, which begins nothing."""
@@ -84,6 +102,7 @@ class Bench:
         """Metrics of a fine-tuned model on ``validation`` or ``test`` rows."""
         tuning = FINE_TUNING[recipe.start]
         how = {"peak_lr": peak_lr, "epochs": tuning.epochs[labels] * self.scale, "rows_per_step": tuning.rows_per_step[labels]}
+        how |= {"max_length": LONGEST}
         asked = self.same | {"cell": "scores", "labels": labels, "seed": seed, "split": split} | how | recipe.upto(len(recipe.stages))
         return self.cells.find(asked, lambda: self._finetune(self.model(recipe)[0], labels, how, seed, split))
 
@@ -91,7 +110,8 @@ class Bench:
         """The learning rate of the highest macro-F1 on validation rows, with a seed that is measured nowhere else."""
         if len(rates) == 1:
             return rates[0]
-        found = {rate: self.scores(recipe, labels, rate, CHOOSING_SEED, split="validation")["macro_f1"] for rate in rates}
+        at = CHOSEN_AT[labels]
+        found = {rate: self.scores(recipe, at, rate, CHOOSING_SEED, split="validation")["macro_f1"] for rate in rates}
         return max(found, key=lambda rate: found[rate])
 
     def measured(
@@ -105,14 +125,12 @@ class Bench:
 
     def packed(self, start: Start, texts: str) -> Path:
         """The build that a stage is trained on."""
-        test = self.work / "test.parquet"
-        pa.parquet.write_table(pa.table({"text": self.data.test.texts or self.data.validation.texts}), test)
         general = self.work / f"general-{start}"
         if texts == "general" or start == "scratch":  # the general corpus has the vocabulary of what begins from scratch
             tokenizer, vocabulary = (None, VOCABULARY) if start == "scratch" else (TOKENIZER, None)
             table = documents(self.corpus)
             held_out = some_held_out(table.column("split").to_pylist(), HELD_OUT_DOCUMENTS["general"])
-            build(table.filter(pa.array(held_out)), general, tokenizer=tokenizer, vocabulary=vocabulary, without=test)
+            build(table.filter(pa.array(held_out)), general, tokenizer=tokenizer, vocabulary=vocabulary, without=self._test_texts)
         if texts == "general":
             return general
         found = self.data.train.texts
@@ -153,21 +171,24 @@ class Bench:
         return {"stage": asdict(stage), "steps": steps, "tokens": tokens, "seconds": clock, "curve": curve}
 
     def _finetune(self, model: str, labels: int | None, how: Mapping[str, Any], seed: int, split: str) -> Answer:
-        file = self.work / "rows.parquet"
+        file = self.work / f"rows-{labels}-{seed}-{os.getpid()}.parquet"
         pa.parquet.write_table(self._rows(labels, seed), file)
         recipe = {
             "data": {"train": str(file), "split_column": "split", "label_kind": self.kind, "checks": {"unseen_labels": "warn"}},
             "encoder": model,
             "epochs": how["epochs"],
             "rows_per_step": how["rows_per_step"],
-            "max_length": LENGTH,
+            "max_length": how["max_length"],
             "dropout": 0.0,
             "seed": seed,
             "schedule": {"peak_lr": how["peak_lr"], "warmup_share": 0.1},
         }
-        with Side(self._command("finetune", recipe), threads=self.threads) as side:
-            done = side.ask({"do": "steps", "count": NEVER})
-            found = side.ask({"do": "validate" if split == "validation" else "test"})
+        try:
+            with Side(self._command("finetune", recipe, FINE_TUNING_THREADS), threads=FINE_TUNING_THREADS) as side:
+                done = side.ask({"do": "steps", "count": NEVER})
+                found = side.ask({"do": "validate" if split == "validation" else "test"})
+        finally:
+            file.unlink()
         return found | {"steps": done["steps"], "seconds": done["seconds"], "tokens": done["tokens"]}
 
     def _rows(self, labels: int | None, seed: int) -> pa.Table:
@@ -177,8 +198,8 @@ class Bench:
         parts = {"train": self.data.train.take(drawn), "validation": self.data.validation.take(validation)}
         return pa.concat_tables(_table(part, self.data.labels, name) for name, part in (parts | {"test": self.data.test}).items())
 
-    def _command(self, verb: str, recipe: Mapping[str, Any]) -> list[str]:
-        spec = {"verb": verb, "recipe": recipe, "threads": self.threads}
+    def _command(self, verb: str, recipe: Mapping[str, Any], threads: int | None = None) -> list[str]:
+        spec = {"verb": verb, "recipe": recipe, "threads": threads or self.threads}
         return [sys.executable, str(HERE / "programs" / "train_ours.py"), json.dumps(spec)]
 
 

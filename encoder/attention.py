@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from encoder.gather import fold as folded
-from encoder.gather import unfold
+from encoder.gather import fold, unfold
 from encoder.layout import Fold, Layout, Run, visible
 from encoder.short_attention import attend_short, is_quicker
 
@@ -76,37 +75,33 @@ def attend(
 
 
 def _by_runs(states: list[torch.Tensor], layout: Layout, window: int | None, dropout: float, scaling: float | None) -> torch.Tensor:
-    query, *others = states
+    query, key, value = states
     if query.device.type == "cpu" and (dropout or is_quicker(layout)):
-        key, value = others
         return attend_short(query, key, value, layout, window=window, dropout=dropout, scaling=scaling)
-    is_asked = len(query) != len(others[0])
+    is_asked = len(query) != len(key)
+    asked = [run.asked_fold if is_asked else run.fold for run in layout.runs]
+
+    def masks() -> list[torch.Tensor | None]:
+        return [visible(run, how, window, key.device) for run, how in zip(layout.runs, asked, strict=True)]
+
     queries = torch.split(query, [run.asked if is_asked else run.tokens for run in layout.runs])
-    keys, values = (torch.split(state, [run.tokens for run in layout.runs]) for state in others)
-    outputs = [
-        _by_fold(part, run, run.asked_fold if is_asked else run.fold, window, dropout, scaling)
-        for run, *part in zip(layout.runs, queries, keys, values, strict=True)
-        if len(part[0])
-    ]
+    keys, values = (torch.split(state, [run.tokens for run in layout.runs]) for state in (key, value))
+    outputs = []
+    for run, how, mask, *part in zip(
+        layout.runs, asked, layout.once(("visible", is_asked, window), masks), queries, keys, values, strict=True
+    ):
+        if len(part[0]):
+            rows = (_rows(state, run, fold_of) for state, fold_of in zip(part, (how, run.fold, run.fold), strict=True))
+            output = scaled_dot_product_attention(*rows, attn_mask=mask, dropout_p=dropout, scale=scaling)
+            flat = output.transpose(1, 2).flatten(0, 1)
+            outputs.append(flat if how is None else unfold(flat, how.places_N))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _by_fold(
-    states: list[torch.Tensor], run: Run, asked: Fold | None, window: int | None, dropout: float, scaling: float | None
-) -> torch.Tensor:
-    """One run; ``asked`` folds its queries."""
-    query, key, value = (_folded(state, run, fold) for state, fold in zip(states, (asked, run.fold, run.fold), strict=True))
-    mask = visible(run, asked, window, key.device)
-    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
-    flat = output.transpose(1, 2).flatten(0, 1)
-    unfolded: torch.Tensor = flat if asked is None else unfold(flat, asked.places_N)
-    return unfolded
-
-
-def _folded(state: torch.Tensor, run: Run, fold: Fold | None) -> torch.Tensor:
+def _rows(state: torch.Tensor, run: Run, how: Fold | None) -> torch.Tensor:
     """Tokens (N, H, W) to rows (B, H, T, W)."""
-    if fold is not None:
-        state = folded(state, fold.sources_BT, fold.places_N)
+    if how is not None:
+        state = fold(state, how.sources_BT, how.places_N)
     return state.view(run.rows, -1, *state.shape[1:]).transpose(1, 2)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from foundation.config import Config
 
 AttentionKind = Literal["runs", "varlen", "block", "padded"]
-"""``runs``: one SDPA call for each run of documents of like length (CPUs). ``varlen``: PyTorch's variable-length
+"""``runs``: documents of like length computed together (CPUs). ``varlen``: PyTorch's variable-length
 FlashAttention (GPUs from capability 8.0 on, 16 bit, no dropout). ``block``: documents folded into rows of the longest one's length, SDPA
 with a block mask (other GPUs). ``padded``: a row for each document, padded, as every model of transformers takes it."""
 

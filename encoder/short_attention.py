@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +43,10 @@ def attend_short(
     """Attention in each document: (N, H, W) each, or (K, H, W) queries, to what queries are; arguments as ``attention.attend`` has them."""
     heads, width = query.shape[1:]
     is_asked = len(query) != len(key)
-    # Every layer has the same plan.
-    name = ("short", heads, is_asked, window, key.dtype)
-    if name not in layout.memo:
-        layout.memo[name] = _planned(layout, heads, window, key.dtype, is_asked=is_asked)
+    planned = partial(_planned, layout, heads, window, key.dtype, is_asked=is_asked)
+    plan = layout.once(("short", heads, is_asked, window, key.dtype), planned)
     scale = width**-0.5 if scaling is None else scaling
-    output: torch.Tensor = _Attention.apply(query, key, value, layout.memo[name], dropout, scale)  # type: ignore[no-untyped-call]
+    output: torch.Tensor = _Attention.apply(query, key, value, plan, dropout, scale)  # type: ignore[no-untyped-call]
     return output
 
 

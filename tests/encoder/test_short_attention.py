@@ -1,7 +1,8 @@
-"""Attention spelt out for CPUs is attention of each document alone: results, gradients and dropout."""
+"""Attention, spelt out for CPUs or by the fused kernel, is attention of each document alone: results, gradients and dropout."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from encoder import attention
 from encoder.config import AttentionKind
 from encoder.dropout import noise
 from encoder.first_token import attend_from_first, is_possible
@@ -49,14 +51,23 @@ def gradients_of(output: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch
     return list(torch.autograd.grad((output * weights).sum(), inputs))
 
 
+def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, whole: Layout, *, window: int | None) -> torch.Tensor:
+    """As where documents are long, and on GPUs: by SDPA."""
+    rows = (state.transpose(0, 1).unsqueeze(0) for state in (query, key, value))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(attention, "is_quicker", lambda _: False)
+        return attention.attend(nn.Identity(), *rows, None, layout=whole, sliding_window=window)[0].squeeze(0)
+
+
+@pytest.mark.parametrize("way", [attend_short, fused])
 @given(
     sizes=lengths_of,
-    kind=st.sampled_from(["runs", "block", "padded"]),
+    kind=st.sampled_from(["runs", "block"]),
     window=st.none() | st.integers(1, 10),
     chosen=st.none() | st.integers(0, 1000),
 )
-def test_it_is_attention_in_each_document_and_so_are_its_gradients(
-    sizes: list[int], kind: AttentionKind, window: int | None, chosen: int | None
+def test_either_way_is_attention_in_each_document_and_so_are_its_gradients(
+    way: Callable[..., torch.Tensor], sizes: list[int], kind: AttentionKind, window: int | None, chosen: int | None
 ) -> None:
     tokens, whole = sum(sizes), layout(sizes, kind)
     asked = np.arange(tokens)
@@ -65,7 +76,7 @@ def test_it_is_attention_in_each_document_and_so_are_its_gradients(
         asked = np.sort(random.permutation(tokens)[: random.integers(1, tokens)])
         whole = whole.asking(asked)
     inputs = states(len(asked), tokens)
-    found, expected = attend_short(*inputs, whole, window=window), plain(*inputs, sizes, asked, window)
+    found, expected = way(*inputs, whole, window=window), plain(*inputs, sizes, asked, window)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(gradients_of(found, inputs), gradients_of(expected, inputs), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -88,12 +99,10 @@ def test_dropout_zeroes_weights_and_its_gradient_follows() -> None:
 
 
 def test_a_layout_works_out_once_what_all_layers_need() -> None:
-    whole = layout([2, 3, 3], "runs")
-    first = attend_short(*states(8, 8), whole)
-    (kept,) = whole.memo.values()
-    assert torch.equal(attend_short(*states(8, 8), whole), first)
-    assert [*whole.memo.values()] == [kept]
-    assert not whole.asking(np.array([0])).memo  # another layout, another plan
+    whole, asked = layout([2, 3, 3], "runs"), iter("abc")
+    assert [whole.once(("name", 1), lambda: next(asked)) for _ in range(2)] == ["a", "a"]
+    assert whole.once(("name", 2), lambda: next(asked)) == "b"
+    assert whole.asking(np.array([0])).once(("name", 1), lambda: next(asked)) == "c"  # another layout
 
 
 def test_short_documents_are_spelt_out_and_long_ones_left_to_the_fused_kernel() -> None:
