@@ -1,8 +1,8 @@
 """Floating-point operations of a training step by formula, and what share of the machine's peak they are. Pure.
 
-Counted is what the model needs, forward and backward, for real tokens: padding, recomputation and logits that nobody asked for are not
-work done. Two operations a multiply-add, the backward pass twice the forward pass: 6 per weight and token (Kaplan et al. 2020, "Scaling
-Laws for Neural Language Models", section 2.1).
+Counted is what the model needs, forward and backward, for real tokens: padding, recomputation, logits and parts of the last layer that
+nobody asked for are not work done. Two operations a multiply-add, the backward pass twice the forward pass: 6 per weight and token (Kaplan
+et al. 2020, "Scaling Laws for Neural Language Models", section 2.1).
 """
 
 from __future__ import annotations
@@ -46,21 +46,24 @@ def dimensions(config: Any) -> Dimensions:
     )
 
 
-def flops_per_token(size: Dimensions, *, attended: float, mask_share: float = 0.0) -> float:
+def flops_per_token(size: Dimensions, *, attended: float, mask_share: float = 0.0, asked_share: float = 1.0) -> float:
     """Operations per real token of one step, forward and backward.
 
     Args:
         size: The encoder.
         attended: Tokens that a token attends to in the mean (``attended_length``).
         mask_share: Share of tokens whose vocabulary logits are computed; 0 for fine-tuning, whose head is negligible.
+        asked_share: Share of tokens whose last hidden state is read; of the others, the last layer needs keys and values only.
 
-    For BERT's shape this is 72·L·h² + share·6·(h² + h·V) + 12·L·h·T.
+    For BERT's shape with all of them read this is 72·L·h² + share·6·(h² + h·V) + 12·L·h·T.
     """
     matrices = 4 * size.hidden**2 + (3 if size.is_gated else 2) * size.hidden * size.intermediate
     head = size.hidden**2 + size.hidden * size.vocabulary
     near = min(attended, size.window) if size.window is not None else attended
     attention = 12 * size.hidden * ((size.layers - size.local_layers) * attended + size.local_layers * near)
-    return _PER_WEIGHT * (size.layers * matrices + mask_share * head) + attention
+    spared = 1 - asked_share
+    weights = size.layers * matrices - spared * (matrices - 2 * size.hidden**2) + mask_share * head
+    return _PER_WEIGHT * weights + attention * (1 - spared / size.layers)
 
 
 def attended_length(lengths: Iterable[int]) -> float:

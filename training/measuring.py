@@ -55,14 +55,20 @@ class Meter:
         """``peak``: FLOPs a second of all workers together."""
         self._device, self._peak = device, peak
         self._size = dimensions(assembly.model.config)
-        self._attended = attended_length(document_lengths(recipe, assembly))
+        lengths = document_lengths(recipe, assembly)
+        self._attended = attended_length(lengths)
         self._share: float | LinearShare = 0.0
+        self._asked: float | LinearShare = 1.0
+        reads_all = assembly.attention == "padded" or getattr(assembly.model.config, "classifier_pooling", "cls") == "mean"
         if isinstance(recipe, PretrainConfig):
             self._share = mask_share(recipe)
+        if not reads_all:
+            self._asked = self._share if isinstance(recipe, PretrainConfig) else len(lengths) / sum(lengths)
 
     def figures(self, report: StepReport) -> dict[str, float]:
         """``tokens_per_s`` (real tokens of all workers), ``mfu`` and this worker's memory."""
-        flops = report.tokens * flops_per_token(self._size, attended=self._attended, mask_share=share_at(report.step, self._share))
+        masked, asked = (share_at(report.step, share) for share in (self._share, self._asked))
+        flops = report.tokens * flops_per_token(self._size, attended=self._attended, mask_share=masked, asked_share=asked)
         return {
             "tokens_per_s": report.tokens / report.seconds,
             "mfu": share_of_peak(flops, report.seconds, self._peak),

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
+from encoder.attention import ATTENTION
+from encoder.padding_free import documents, masked_logits, prepare
 from training.flops import Dimensions, attended_length, dimensions, flops_per_token, share_of_peak
 
 H, LAYERS, V, T = 64, 3, 512, 32
@@ -58,6 +61,18 @@ def test_the_formula_counts_what_torch_counts(make: Any) -> None:
     found = counter.get_total_flops() / ids.numel()
     # The first layer's input needs no gradient in the embedding's place, small in any model: within two per cent.
     assert flops_per_token(dimensions(model.config), attended=T, mask_share=1.0) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("make", [bert, distilbert])
+def test_it_counts_what_is_computed_for_the_tokens_that_are_asked_for(make: Any) -> None:
+    model = prepare(make())
+    model.set_attn_implementation(ATTENTION)
+    odd_K = np.arange(1, 2 * T, 2)
+    found, _ = documents(np.random.default_rng(0).integers(3, V, 2 * T), np.array([T, T]), "runs")
+    with FlopCounterMode(display=False) as counter:
+        masked_logits(model, found.asking(odd_K)).sum().backward()
+    counted = flops_per_token(dimensions(model.config), attended=T, mask_share=0.5, asked_share=0.5)
+    assert counted == pytest.approx(counter.get_total_flops() / (2 * T), rel=0.02)
 
 
 def test_for_berts_shape_it_is_the_published_formula() -> None:
