@@ -65,6 +65,7 @@ def test_a_machines_cpus_are_shared_out_unless_given(
     assert local.plan(spec(nodes=nodes, cpus_per_node=cpus)).cpus_per_node == each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["dashboard_port", "mlflow_port"])
 def test_a_port_in_use_is_refused_before_anything_starts(
     cli: Cli, raybert_home: Path, tmp_path: Path, unchanged_tree: Callable[[Path], AbstractContextManager[None]], key: str
@@ -92,6 +93,7 @@ def test_a_second_cluster_of_one_name_is_refused_and_told_how_to_end_the_first(r
         local.up(spec())
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_resolved_plan_and_touches_nothing(
     cli: Cli, tmp_path: Path, unchanged_tree: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_dry_run_prints_the_resolved_plan_and_touches_nothing(
     assert (ran.json["dashboard_url"], ran.json["tracking_uri"]) == (f"http://127.0.0.1:{port}", None)
 
 
+@pytest.mark.slow
 def test_without_a_cluster_status_is_empty_and_down_says_so(cli: Cli, raybert_home: Path) -> None:
     assert cli("cluster", "status", "--json").json == {"clusters": []}
     ran = cli("cluster", "down", "other")
@@ -154,6 +157,7 @@ def test_members_are_found_by_session_and_by_mark_and_strangers_are_not(raybert_
             process.wait()
 
 
+@pytest.mark.slow
 def test_what_ignores_being_asked_is_killed(raybert_home: Path) -> None:
     stubborn = sleeper("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)")
     assert stubborn.stdout is not None

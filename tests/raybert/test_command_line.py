@@ -130,6 +130,7 @@ def register(folder: Path, passed: bool) -> None:
     Registry().register("reviews", bundle, source=str(folder), run_id="0" * 32)
 
 
+@pytest.mark.slow
 def test_the_life_of_a_model_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def answer(*arguments: str) -> dict[str, Any]:
         assert main([*arguments, "--json"]) == 0

@@ -43,6 +43,7 @@ def ask(ref: str, text: str) -> ClassifyResponse:
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_an_imported_model_is_served_evaluated_and_promoted(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def answer(*arguments: str, code: int = 0) -> dict[str, Any]:
         assert main([*arguments, "--json"]) == code
