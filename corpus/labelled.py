@@ -84,8 +84,10 @@ class _Rows(NamedTuple):
         return {name: rows.take(np.flatnonzero(self.split == number)) for number, name in enumerate(LABELLED_SPLITS)}
 
 
-def load_labelled(config: LabelledDataConfig) -> LabelledData:
+def load_labelled(config: LabelledDataConfig, *, holds_back: bool = True) -> LabelledData:
     """Read, check and split labelled rows. Data too small to hold rows back validates on its training rows, and says so.
+
+    ``holds_back`` is False where nothing is to be trained: then there may be no validation rows.
 
     Raises:
         DataError: A file or column is missing, a file is damaged, a row lacks text or label, there is nothing to tell apart, test holds a
@@ -98,7 +100,7 @@ def load_labelled(config: LabelledDataConfig) -> LabelledData:
     splits, labels = rows.splits(), rows.labels
     checked = {name: CheckedRows.of(splits[name]) for name in LABELLED_SPLITS if len(splits[name]) or name == "train"}
     findings = refuse(check(checked, labels, config.checks), config.train)
-    if not len(splits["validation"]):
+    if holds_back and not len(splits["validation"]):
         say(f"warning: {config.train}: no rows to hold back for validation; the training rows are used, which flatters every figure")
         splits["validation"] = splits["train"]
     return LabelledData(splits["train"], splits["validation"], splits["test"], labels, fingerprint(splits, labels), rows.kind, findings)

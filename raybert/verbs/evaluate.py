@@ -86,12 +86,12 @@ def evaluate(
         label_kind=LABEL_KINDS[manifest.task],
         label_separator=label_separator,
     )
-    labelled = load_labelled(config)
+    labelled = load_labelled(config, holds_back=False)
     kind = check_kind(resolved.bundle, labelled, data)
     has_splits = split_column is not None or (is_folder and len(labelled.test) > 0)
     # A plain file is all test rows: nothing of it is trained on here.
     chosen = getattr(labelled, split) if has_splits else labelled.train
-    if has_splits and (not len(chosen) or chosen is labelled.train):  # which stands in where nothing is held back
+    if not len(chosen):
         raise DataError(
             f"{data}: holds no {split} rows; --split chooses others, and without --split-column all rows of a file are measured"
         )

@@ -60,7 +60,8 @@ def test_an_imported_model_is_served_evaluated_and_promoted(foreign: Path, tmp_p
     assert "no gate was checked (run `raybert evaluate`" in answer("models", "promote", "reviews/1", code=3)["error"]
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\na good movie,positive\na bad movie,negative\n")
-    answer("evaluate", "--model", "reviews/1", "--data", str(rows), "--gate", "accuracy=0")
+    assert main(["evaluate", "--model", "reviews/1", "--data", str(rows), "--gate", "accuracy=0"]) == 0
+    assert "to hold back" not in capsys.readouterr().err  # nothing is trained
     assert answer("models", "promote", "reviews/1")["aliases"] == ["champion"]
     marked = tmp_path / "marked.csv"
     trained = "good,positive,train\nbad,negative,train\n"
