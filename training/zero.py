@@ -21,6 +21,7 @@ from training.engine import WithObjective, clipped, moved, unscale
 from training.hardware import Precision
 from training.loop import Applied
 from training.loss_scale import LossScale
+from training.native_op import one_at_a_time
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
@@ -55,6 +56,17 @@ def _clipping(clip_norm: float) -> Callable[[Kind], Kind]:
     return lambda kind: type(f"Clipping{kind.__name__}", (_Clipping, kind), {"clip_norm": clip_norm})
 
 
+def _load_shared_memory_op() -> None:
+    """Load the op by which processes of a CPU host communicate, built first where it is not yet; DeepSpeed then finds it loaded."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+    from torch.utils.cpp_extension import _get_build_directory
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
+        one_at_a_time(Path(_get_build_directory(builder.name, verbose=False)), builder.load)
+
+
 class DeepSpeedEngine:
     """One rank of a ZeRO-sharded gang; the process group exists already (Ray Train makes it)."""
 
@@ -75,6 +87,8 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        if device.type == "cpu":
+            _load_shared_memory_op()
         self.phases = Phases()
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
