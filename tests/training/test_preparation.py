@@ -155,12 +155,13 @@ def test_a_scale_that_begins_too_high_falls_to_what_fits_without_a_word_of_the_g
     engine = TorchEngine(model, objective, recipe.optimiser, precision="fp16", loss_scale=LossScale(2.0**26))
     reports = list(train(engine, objective, steps=STEPS, **loop_arguments(recipe, STEPS, "runs")))
     rescaled = [isinstance(report.decision, Rescale) for report in reports]
-    assert rescaled == sorted(rescaled, reverse=True), "they should be the first steps"
-    assert 3 < sum(rescaled) < STEPS
+    # Gradients differ from step to step, so a larger one later may be one halving more.
+    assert all(rescaled[:4])
+    assert not all(rescaled[4:])
     assert [report.is_applied for report in reports] == [not one for one in rescaled]
     assert reports[-1].optimiser_steps == STEPS - sum(rescaled)
     assert {report.memory.skipped_in_a_row for report in reports} == {0}
-    assert engine.loss_scale == LossScale(2.0 ** (26 - sum(rescaled)), STEPS - sum(rescaled))
+    assert engine.loss_scale == LossScale(2.0 ** (26 - sum(rescaled)), rescaled[::-1].index(True))
 
 
 def test_a_gradient_that_is_not_finite_at_the_least_scale_is_the_guards_affair(encoder: Path, tmp_path: Path) -> None:
