@@ -126,7 +126,9 @@ def _row(
     told_seeds = f"Means of {len(best.found['macro_f1'])} seeds, by which it was chosen, so they flatter"
     if confirms:
         with suppress(OutOfTime):
-            best, plain = (Cell(cell.recipe, cell.labels, _again(bench, cell)) for cell in (best, plain))
+            best, plain = (
+                Cell(cell.recipe, cell.labels, bench.measured(cell.recipe, cell.labels, seeds=CONFIRMING_SEEDS)) for cell in (best, plain)
+            )
             told_seeds = f"Means of {len(CONFIRMING_SEEDS)} seeds other than those that it was chosen by"
     unfinished = "" if len(cells) == len(wanted) else f" {len(wanted) - len(cells)} of {len(wanted)} cells are not finished."
     short = "Short times, one seed and one learning rate. " if quick else ""
@@ -144,11 +146,6 @@ def _row(
         appendix=table(bench, pairs),
         charts=_charts(bench, [*cells.values()]),
     )
-
-
-def _again(bench: Bench, cell: Cell) -> Answer:
-    """The cell with seeds that had no part in its being chosen."""
-    return bench.measured(cell.recipe, cell.labels, seeds=CONFIRMING_SEEDS)
 
 
 def table(bench: Bench, pairs: Sequence[tuple[Cell, Cell]]) -> str:

@@ -84,15 +84,14 @@ def _by_runs(states: list[torch.Tensor], layout: Layout, window: int | None, dro
     def masks() -> list[torch.Tensor | None]:
         return [visible(run, how, window, key.device) for run, how in zip(layout.runs, asked, strict=True)]
 
+    seen = layout.once(("visible", is_asked, window), masks)
     queries = torch.split(query, [run.asked if is_asked else run.tokens for run in layout.runs])
     keys, values = (torch.split(state, [run.tokens for run in layout.runs]) for state in (key, value))
     outputs = []
-    for run, how, mask, *part in zip(
-        layout.runs, asked, layout.once(("visible", is_asked, window), masks), queries, keys, values, strict=True
-    ):
+    for run, how, mask, *part in zip(layout.runs, asked, seen, queries, keys, values, strict=True):
         if len(part[0]):
-            rows = (_rows(state, run, fold_of) for state, fold_of in zip(part, (how, run.fold, run.fold), strict=True))
-            output = scaled_dot_product_attention(*rows, attn_mask=mask, dropout_p=dropout, scale=scaling)
+            of_queries, of_keys, of_values = (_rows(state, run, via) for state, via in zip(part, (how, run.fold, run.fold), strict=True))
+            output = scaled_dot_product_attention(of_queries, of_keys, of_values, attn_mask=mask, dropout_p=dropout, scale=scaling)
             flat = output.transpose(1, 2).flatten(0, 1)
             outputs.append(flat if how is None else unfold(flat, how.places_N))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]

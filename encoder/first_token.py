@@ -15,19 +15,12 @@ from encoder.dropout import dropped
 from encoder.gather import fold
 from encoder.layout import Layout
 
-_MOST_PADDING = 4
-"""Times as many places as tokens, at which documents of very different length are too many padded ones."""
 
-
-def is_possible(asked: int, layout: Layout, *projections: Any) -> bool:
+def is_possible(layout: Layout, *projections: Any) -> bool:
     """Whether one token a document is asked for, and the projections can be taken apart: ZeRO-3 holds only a part of their weights until
     they are called."""
-    is_one_each = asked == len(layout.lengths) and layout.most_asked == 1
-    fits = len(layout.lengths) * layout.longest <= _MOST_PADDING * sum(layout.lengths)
-    return (
-        is_one_each
-        and fits
-        and all(type(part) is torch.nn.Linear and part.weight.ndim == 2 and part.bias is not None for part in projections)
+    return layout.alone is not None and all(
+        type(part) is torch.nn.Linear and part.weight.ndim == 2 and part.bias is not None for part in projections
     )
 
 
@@ -54,12 +47,10 @@ def attend_from_first(
         dropout: Of attention weights.
         scaling: Factor on the scores.
     """
-    sizes_D = layout.ends.diff().to(torch.int64)
-    starts_D = layout.ends[:-1].to(torch.int64)
-    offset_T = torch.arange(layout.longest, device=hidden.device)
-    is_token_DT = offset_T < sizes_D.unsqueeze(1)
-    sources_DT = torch.where(is_token_DT, starts_D.unsqueeze(1) + offset_T, 0)
-    hidden_DTh = fold(hidden, sources_DT.flatten(), is_token_DT.flatten().nonzero().squeeze(1)).view(*is_token_DT.shape, -1)
+    rows = layout.alone
+    assert rows is not None
+    is_token_DT = rows.document_BT >= 0
+    hidden_DTh = fold(hidden, rows.sources_BT, rows.places_N).view(*is_token_DT.shape, -1)
     key_HWh, value_HWh = (part.weight.view(heads, -1, hidden.shape[-1]) for part in (key, value))
     query_DHW = (query_D * scaling).view(len(query_D), heads, -1)
     # Bias times query is the same for every token of a document, so that weights do not depend on it; its gradient is 0, not missing.

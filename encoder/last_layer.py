@@ -80,7 +80,7 @@ def _context(
     """(1, K, h) before the output's projection; ``width`` is that of a head."""
     query, key, value = projections
     dropout = own.dropout.p if own.training else 0.0
-    if is_possible(asked.shape[1], layout, key, value):
+    if is_possible(layout, key, value):
         heads = hidden.shape[-1] // width
         first = attend_from_first(query(asked[0]), hidden[0], key, value, layout, heads=heads, dropout=dropout, scaling=scaling)
         return first.unsqueeze(0)

@@ -24,6 +24,10 @@ _CALL = 2000.0
 tokens and width 384 takes 0.07 (two CPU cores). Between half and twice as much, speed is the same."""
 
 
+_MOST_PADDING = 4
+"""Times as many places as tokens, up to which documents may lie a row each for the sake of one token of theirs."""
+
+
 class _Movable:
     """Frozen data with tensors in it."""
 
@@ -81,6 +85,8 @@ class Layout(_Movable):
     """(D + 1,) int32, tokens asked for before the end of each document; None until ``asking``."""
     most_asked: int = 0
     """In one document."""
+    alone: Fold | None = None
+    """A row for each document, where one token of each is asked for, and lengths do not differ too much for that."""
     _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -115,7 +121,9 @@ class Layout(_Movable):
             runs.append(_asking(run, document_K[first:end], offset_K[first:end], asked_K[first:end] - before))
             before, first = before + run.tokens, end
         ends = torch.from_numpy(np.concatenate([[0], np.cumsum(counts_D)]).astype(np.int32))
-        return replace(self, runs=tuple(runs), asked_ends=ends, most_asked=int(counts_D.max()))
+        fits = len(sizes_D) * self.longest <= _MOST_PADDING * int(sizes_D.sum())
+        alone = _one_a_row(sizes_D, 0, always=True).fold if fits and (counts_D == 1).all() else None
+        return replace(self, runs=tuple(runs), asked_ends=ends, most_asked=int(counts_D.max()), alone=alone)
 
 
 def layout(lengths: Sequence[int], kind: AttentionKind) -> Layout:

@@ -134,7 +134,7 @@ def class_logits(model: Any, found: Documents) -> torch.Tensor:
     if found.layout.kind == "padded":
         padded: torch.Tensor = _forward(model, found).logits
         return padded
-    if getattr(model.config, "classifier_pooling", "cls") == "mean":
+    if averages(model):
         with _handing_on(model.base_model, _mean(found)):
             averaged: torch.Tensor = _forward(model, found).logits
         return averaged
@@ -146,6 +146,11 @@ def class_logits(model: Any, found: Documents) -> torch.Tensor:
         with hook(model, lambda hidden: asked(hidden).transpose(0, 1)):
             logits: torch.Tensor = _forward(model, found).logits
     return logits
+
+
+def averages(model: Any) -> bool:
+    """Whether a classifier's head reads the mean of a document's tokens, not its first one."""
+    return getattr(model.config, "classifier_pooling", "cls") == "mean"
 
 
 def check_same(model: Any, kind: AttentionKind, *, vocabulary: int) -> None:

@@ -157,7 +157,7 @@ class _Attention(torch.autograd.Function):
                 torch.bmm(weight_BQT, value_BTW, out=output_BQW)
             ctx.plan, ctx.scale = plan, scale
             ctx.save_for_backward(queries, keys, values, weights, *(() if factors is None else (factors, dropped)))
-            return _back(outputs, plan.queries, query)
+            return _back(outputs, plan.queries, query.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -184,9 +184,8 @@ class _Attention(torch.autograd.Function):
                 torch.bmm(by_score, key_BTW, out=by_query_BQW)
                 torch.bmm(by_score.transpose(1, 2), query_BQW, out=by_key_BTW)
             by_query.mul_(ctx.scale)
-            shape = (-1, *gradients[0].shape[1:])
             sides = ((by_query, plan.queries), (by_key, plan.keys), (by_value, plan.keys))
-            return (*(state.index_select(0, side.places_NH).view(shape) for state, side in sides), None, None, None)
+            return (*(_back(state, side, gradients[0].shape[1]) for state, side in sides), None, None, None)
 
 
 def _placed(state: torch.Tensor, side: _Side) -> torch.Tensor:
@@ -194,6 +193,6 @@ def _placed(state: torch.Tensor, side: _Side) -> torch.Tensor:
     return state.reshape(-1, state.shape[-1]).index_select(0, side.sources_P)
 
 
-def _back(state: torch.Tensor, side: _Side, like: torch.Tensor) -> torch.Tensor:
+def _back(state: torch.Tensor, side: _Side, heads: int) -> torch.Tensor:
     """Places (P, W) to (N, H, W)."""
-    return state.index_select(0, side.places_NH).view(like.shape)
+    return state.index_select(0, side.places_NH).view(-1, heads, state.shape[-1])

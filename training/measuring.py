@@ -14,6 +14,7 @@ import torch
 from corpus.masks import LinearShare, share_at
 from corpus.order import StepRows
 from corpus.shards import PackedRows
+from encoder.padding_free import averages
 from training.assembly import Assembly, mask_share
 from training.config import PretrainConfig, RunConfig
 from training.flops import attended_length, dimensions, flops_per_token, share_of_peak
@@ -59,11 +60,12 @@ class Meter:
         self._attended = attended_length(lengths)
         self._share: float | LinearShare = 0.0
         self._asked: float | LinearShare = 1.0
-        reads_all = assembly.attention == "padded" or getattr(assembly.model.config, "classifier_pooling", "cls") == "mean"
         if isinstance(recipe, PretrainConfig):
-            self._share = mask_share(recipe)
-        if not reads_all:
-            self._asked = self._share if isinstance(recipe, PretrainConfig) else len(lengths) / sum(lengths)
+            self._share = self._asked = mask_share(recipe)
+        elif not averages(assembly.model):
+            self._asked = len(lengths) / sum(lengths)
+        if assembly.attention == "padded":
+            self._asked = 1.0
 
     def figures(self, report: StepReport) -> dict[str, float]:
         """``tokens_per_s`` (real tokens of all workers), ``mfu`` and this worker's memory."""

@@ -135,15 +135,15 @@ def test_a_first_token_sees_the_same_without_keys_and_values_of_the_others(sizes
 def test_keys_and_values_are_computed_where_it_would_not_be_the_same_or_not_pay() -> None:
     linear = nn.Linear(HIDDEN, HIDDEN)
     whole, _firsts = first_tokens([3, 4, 5])
-    assert is_possible(3, whole, linear, linear)
-    assert not is_possible(12, layout([3, 4, 5], "runs"), linear, linear)  # all tokens
-    assert not is_possible(3, layout([3, 4, 5], "runs").asking(np.array([0, 1, 3])), linear, linear)  # two of one document
+    assert is_possible(whole, linear, linear)
+    assert not is_possible(layout([3, 4, 5], "runs"), linear, linear)  # all tokens
+    assert not is_possible(layout([3, 4, 5], "runs").asking(np.array([0, 1, 3])), linear, linear)  # two of one document
     ragged, _ = first_tokens([1] * 20 + [100])
-    assert not is_possible(21, ragged, linear, linear)
+    assert not is_possible(ragged, linear, linear)
     sharded = nn.Linear(HIDDEN, HIDDEN)
     sharded.weight.data = torch.empty(0)  # as ZeRO-3 holds it between calls
-    assert not is_possible(3, whole, linear, sharded)
-    assert not is_possible(3, whole, linear, nn.Linear(HIDDEN, HIDDEN, bias=False))
+    assert not is_possible(whole, linear, sharded)
+    assert not is_possible(whole, linear, nn.Linear(HIDDEN, HIDDEN, bias=False))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
