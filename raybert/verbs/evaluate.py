@@ -57,6 +57,7 @@ def evaluate(
 
     from corpus.config import LabelledDataConfig
     from corpus.labelled import load_labelled
+    from corpus.manifest import is_build
     from foundation.references import resolve
     from foundation.registry import Registry
 
@@ -88,13 +89,16 @@ def evaluate(
     )
     labelled = load_labelled(config, holds_back=False)
     kind = check_kind(resolved.bundle, labelled, data)
-    has_splits = split_column is not None or (is_folder and len(labelled.test) > 0)
+    has_splits = split_column is not None or (is_folder and is_build(Path(data)))
     # A plain file is all test rows: nothing of it is trained on here.
     chosen = getattr(labelled, split) if has_splits else labelled.train
     if not len(chosen):
-        raise DataError(
-            f"{data}: holds no {split} rows; --split chooses others, and without --split-column all rows of a file are measured"
+        others = (
+            "and without --split-column all rows of a file are measured"
+            if split_column
+            else f"or build it anew with {split}_fraction above 0"
         )
+        raise DataError(f"{data}: holds no {split} rows; --split chooses others, {others}")
     fit_baseline = has_splits if baseline is None else baseline
     gates = wanted or {item.metric: item.wanted for item in manifest.gates}
     check_gates(gates, kind, baseline=fit_baseline)

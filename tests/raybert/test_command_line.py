@@ -231,3 +231,17 @@ def test_an_evaluation_refuses_labels_that_the_model_does_not_answer(tmp_path: P
     apply(plan(recipe, bundle), map_here)
     assert main(["evaluate", "--model", str(bundle), "--data", recipe.out]) == 2
     assert "built: found label_kind: number; a single_label model is measured on label_kind: single" in capsys.readouterr().err
+
+
+def test_an_evaluation_never_measures_the_training_rows_of_a_build_in_place_of_test_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_classifier_bundle(tmp_path / "bundle").path
+    rows = write_reviews(tmp_path / "rows.csv")
+    source = {"path": str(rows), "label_column": "label"}
+    recipe = DataConfig.model_validate({"sources": {"rows": source}, "tokenizer": str(bundle), "out": str(tmp_path / "built")})
+    apply(plan(recipe, bundle), map_here)
+    asked = ["evaluate", "--model", str(bundle), "--data", recipe.out, "--gate", "accuracy=0"]
+    assert main(asked) == 2
+    assert "built: holds no test rows; --split chooses others, or build it anew with test_fraction above 0" in capsys.readouterr().err
+    assert main([*asked, "--split", "validation"]) == 0
