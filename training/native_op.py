@@ -30,7 +30,12 @@ def one_at_a_time(folder: Path, load: Callable[[], T]) -> T:
         load: Builds in it.
     """
     with (folder / "raybert.lock").open("a+") as own:
-        fcntl.flock(own, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(own, fcntl.LOCK_EX)
+        except OSError:
+            # A file system without locks (some network ones): the age of torch's guard alone tells what was left behind.
+            _clear(folder / "lock", was_cut=False)
+            return load()
         own.seek(0)
         _clear(folder / "lock", was_cut=own.read() == _BUSY)
         _mark(own, _BUSY)

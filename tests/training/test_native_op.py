@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -51,6 +53,18 @@ def test_another_programs_build_is_waited_for_until_it_is_too_old(tmp_path: Path
     os.utime(guard, (long_ago, long_ago))
     assert one_at_a_time(tmp_path, lambda: "loaded") == "loaded"
     assert not guard.exists()
+
+
+def test_on_a_file_system_without_locks_a_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    guard = tmp_path / "lock"
+    guard.touch()
+    long_ago = time.time() - LONGEST_BUILD_S - 1
+    os.utime(guard, (long_ago, long_ago))
+    assert one_at_a_time(tmp_path, lambda: not guard.exists()) is True
 
 
 def test_a_build_that_fails_leaves_the_next_one_free(tmp_path: Path) -> None:
