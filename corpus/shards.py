@@ -22,6 +22,8 @@ from foundation.errors import DataError
 
 PackedSplit = Literal["train", "validation"]
 TOKENIZER_FOLDER = "tokenizer"
+COUNTED_ROWS = 20_000
+"""By which token frequencies are estimated."""
 
 
 class PackedRow(NamedTuple):
@@ -163,6 +165,15 @@ class PackedRows(Sequence[PackedRow]):
     def maskable(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Which of ``ids`` (any shape) may be masked: all but special tokens."""
         return ~self._is_special[ids]
+
+    def token_counts(self, most_rows: int = COUNTED_ROWS) -> npt.NDArray[np.int64]:
+        """(V,) how often each token that may be masked occurs in at most ``most_rows`` rows, evenly spaced; special tokens count 0."""
+        rows, counts = range(0, len(self), -(-len(self) // most_rows)), np.zeros(len(self._is_special), dtype=np.int64)
+        # A hundred rows at once: all of them, of thousands of tokens, would fill memory.
+        for first in range(0, len(rows), 100):
+            counts += np.bincount(np.concatenate([self.row(i).ids for i in rows[first : first + 100]]), minlength=len(counts))
+        counts[self._is_special] = 0
+        return counts
 
     def _of_rows(
         self, rows: npt.NDArray[np.int64], find: Callable[[int, npt.NDArray[np.int64]], npt.NDArray[np.int32]]

@@ -30,6 +30,8 @@ class NewModelConfig(Config):
     """Width of the feed-forward part; null is 4 × `hidden`, or the width with as many weights where it is gated."""
     positions: int = Field(512, ge=8)
     """Longest document, in tokens."""
+    output_bias: Literal["token_frequencies", "zeros"] = "token_frequencies"
+    """What it answers before training: how often each token occurs in the data, which it need not learn then, or all tokens alike."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

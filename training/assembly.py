@@ -20,6 +20,7 @@ from corpus.positions import linear_ramp
 from corpus.shards import PackedRows
 from encoder.config import AttentionKind
 from encoder.loading import check_vocabulary, load_tokenizer, longest_input
+from encoder.output_bias import answer_with_frequencies
 from encoder.padding_free import check_same
 from foundation.errors import ConfigError, EncoderError
 from foundation.progress import say
@@ -130,6 +131,8 @@ def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind
     if recipe.new_model is None:
         check_vocabularies(recipe, packed, load_tokenizer(location).get_vocab(), tokenizer.get_vocab())
     model = first_masked_lm(recipe, location, tokenizer, vocabulary, dropout=recipe.dropout)
+    if recipe.new_model is not None and recipe.new_model.output_bias == "token_frequencies":
+        answer_with_frequencies(model, packed.token_counts())
     longest_input(model.config, packed.sequence_length, location, f"sequence_length of {recipe.data}")
     kind = _borne(recipe, model, attention, vocabulary)
 

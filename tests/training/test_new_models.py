@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from corpus.shards import PackedRows
 from encoder.config import AttentionKind
 from foundation.bundle import open_bundle
 from foundation.errors import EncoderError
@@ -70,7 +71,8 @@ def test_an_encoder_from_scratch_is_what_transformers_loads_and_a_classifier_beg
     data = make_packed(tmp_path / "packed", known)
     tree = {
         "data": str(data),
-        "new_model": {"family": family, "layers": 2, "hidden": 32, "heads": 2, "positions": 64},
+        # From zeros it has more to learn, so that thirty steps show it.
+        "new_model": {"family": family, "layers": 2, "hidden": 32, "heads": 2, "positions": 64, "output_bias": "zeros"},
         "steps": 30,
         "rows_per_step": 8,
         "schedule": {"peak_lr": 1e-2},
@@ -127,6 +129,25 @@ def test_an_encoder_with_next_sentences_is_exported_for_masked_words(tmp_path: P
     with torch.no_grad():
         wanted = assembly.model.eval()(**given).prediction_logits
     assert torch.equal(padded_logits(AutoModelForMaskedLM.from_pretrained(bundle.path), assembly.tokenizer, texts), wanted)
+
+
+def test_a_new_model_begins_with_the_loss_of_token_frequencies_which_one_without_has_to_learn(tmp_path: Path) -> None:
+    data = make_packed(tmp_path / "packed", make_encoder(tmp_path / "tokenizer"))
+
+    def first_loss(output_bias: str) -> float:
+        shape = {"layers": 1, "hidden": 32, "positions": 64, "output_bias": output_bias}
+        recipe = PretrainConfig.model_validate({"data": str(data), "new_model": shape, "steps": 1, "rows_per_step": 32})
+        return trained(recipe, assemble(recipe, ""), tmp_path / output_bias)[1][0]
+
+    packed = PackedRows.open(data)
+    counts = packed.token_counts()
+    frequencies = counts[counts > 0] / counts.sum()
+    entropy = -(frequencies * np.log(frequencies)).sum()
+    assert first_loss("token_frequencies") == pytest.approx(entropy, abs=0.3)
+    assert first_loss("zeros") > entropy + 1
+    every = np.concatenate([row.ids for row in packed])
+    assert counts.tolist() == np.bincount(every[packed.maskable(every)], minlength=len(counts)).tolist()
+    assert 0 < packed.token_counts(most_rows=7).sum() < counts.sum()
 
 
 def make_mpnet(folder: Path) -> Path:
