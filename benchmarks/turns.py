@@ -77,8 +77,8 @@ class Side:
 
 
 def steps_in(command: list[str], seconds: float, threads: int) -> int:
-    """Steps that a side does in ``seconds``, from a fortieth of the time after its first steps."""
+    """Steps that a side does in ``seconds``, from a twentieth of the time after its first steps."""
     with Side(command, threads=threads) as side:
         side.ask({"do": "steps", "count": 2})
-        found = side.ask({"do": "steps", "count": NEVER, "seconds": seconds / 40})
+        found = side.ask({"do": "steps", "count": NEVER, "seconds": seconds / 20})
     return max(1, int(seconds * found["steps"] / found["seconds"]))
