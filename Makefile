@@ -36,7 +36,9 @@ quickstart: venv
 	@$(BIN)/raybert quickstart
 	@echo; echo "the raybert command is in $(VENV): source $(BIN)/activate"
 
+# DeepSpeed's op is built before the tests: beside them, which take all cores, it takes longer than some wait for a worker.
 test: venv
+	@DS_ACCELERATOR=cpu $(BIN)/python -c 'from training.zero import load_shared_memory_op; load_shared_memory_op()'
 	@$(PYTEST)
 
 check: venv

@@ -56,7 +56,7 @@ def _clipping(clip_norm: float) -> Callable[[Kind], Kind]:
     return lambda kind: type(f"Clipping{kind.__name__}", (_Clipping, kind), {"clip_norm": clip_norm})
 
 
-def _load_shared_memory_op() -> None:
+def load_shared_memory_op() -> None:
     """Load the op by which processes of a CPU host communicate, built first where it is not yet; DeepSpeed then finds it loaded."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
@@ -88,7 +88,7 @@ class DeepSpeedEngine:
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         if device.type == "cpu":
-            _load_shared_memory_op()
+            load_shared_memory_op()
         self.phases = Phases()
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()

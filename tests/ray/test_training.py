@@ -51,7 +51,8 @@ class Place:
             found[:] = [run for run in runs if (run / "metrics.jsonl").exists()]
             return bool(found)
 
-        wait_for(appeared, 90, "a new run")
+        # Long, as the first run of an environment builds DeepSpeed's op.
+        wait_for(appeared, 200, "a new run")
         return found[0]
 
     def runs(self) -> set[Path]:
