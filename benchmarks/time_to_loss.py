@@ -72,7 +72,7 @@ def time_to_loss(corpus: Path | None, work: Path, *, tokenizer: str = TOKENIZER,
         ROW,
         Samples((first or mine["curve"][-1][0],), (reached[best]["seconds"],)),
         goal_of("pretrain_throughput", ROW),
-        note=_note(reached, best, mine, first, quick),
+        note=_note(reached, best, mine, first, own["new_model"]["output_bias"], quick),
         commands={
             "ours": f"python benchmarks/programs/train_ours.py (configs/{RECIPE.name}, steps={mine['steps']})",
             "peer": f"python benchmarks/programs/pretrain_trainer.py ({best[0]}, rate {best[1]:g}, {reached[best]['steps']} steps)",
@@ -173,7 +173,9 @@ def _ours(data: _Data, asked: Mapping[str, Any], threads: int) -> Answer:
     return {"curve": curve, "planned_steps": steps, "steps": done, "tokens": tokens}
 
 
-def _note(reached: Mapping[tuple[str, float], Answer], best: tuple[str, float], mine: Answer, first: float | None, quick: bool) -> str:
+def _note(
+    reached: Mapping[tuple[str, float], Answer], best: tuple[str, float], mine: Answer, first: float | None, bias: str, quick: bool
+) -> str:
     tried = "; ".join(
         f"{form}, learning rate {peak_lr:g}: {answer['loss']:.3f} after {answer['steps']:,} steps, {answer['tokens']:,} tokens"
         for (form, peak_lr), answer in reached.items()
@@ -184,5 +186,5 @@ def _note(reached: Mapping[tuple[str, float], Answer], best: tuple[str, float], 
     return (
         f"{short}Held-out loss, 15 % of whole pieces of documents masked, one function for both. Trainer ({PEER_ROWS} rows of {LENGTH} "
         f"tokens, no dropout, linear decay): {tried}. The loss to reach is {reached[best]['loss']:.3f}, {outcome}. "
-        f"Ours, {mine['steps']:,} steps, {mine['tokens']:,} tokens, from an output bias of token frequencies: {curve}."
+        f"Ours, {mine['steps']:,} steps, {mine['tokens']:,} tokens, output_bias {bias}: {curve}."
     )

@@ -89,7 +89,7 @@ def evaluate(
     )
     labelled = load_labelled(config, holds_back=False)
     kind = check_kind(resolved.bundle, labelled, data)
-    has_splits = split_column is not None or (is_folder and is_build(Path(data)))
+    has_splits = split_column is not None or is_build(Path(data))
     # A plain file is all test rows: nothing of it is trained on here.
     chosen = getattr(labelled, split) if has_splits else labelled.train
     if not len(chosen):

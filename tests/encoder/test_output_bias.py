@@ -23,7 +23,7 @@ def test_frequencies_sum_to_one_and_no_token_is_impossible(counts: list[int], be
     found = np.exp(log_frequencies(np.array(counts), len(counts) + beyond).astype(np.float64))
     assert found.sum() == pytest.approx(1, abs=1e-5)
     assert (found > 0).all()
-    assert np.argmax(found) == np.argmax(counts)
+    assert found[np.argmax(counts)] == found.max()  # counts that lie close together have the same frequency in fp32
 
 
 @pytest.mark.parametrize(
