@@ -149,6 +149,7 @@ def test_every_two_fragments_side_by_side_have_the_librarys_ids(tokenizers: dict
         assert_equal(serialised, pairs)
 
 
+@pytest.mark.slow
 def test_every_character_between_two_letters_has_the_librarys_ids(tokenizers: dict[str, str]) -> None:
     characters = [chr(code) for code in (*range(0xD800), *range(0xE000, 0x11000), *range(0x1D400, 0x1D500), *range(0x1F000, 0x1FB00))]
     assert_equal(tokenizers["uncased"], [f"a{one}b" for one in characters])

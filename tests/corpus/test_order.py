@@ -69,6 +69,7 @@ def test_even_the_smallest_orders_reach_every_permutation(rows: int) -> None:
     assert len(seen) == {2: 2, 3: 6, 4: 24, 5: 120}[rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_huge_order_is_uniform_and_uncorrelated(seed: int) -> None:
     rows, asked, bins = 10**10, 10**6, 1_000

@@ -36,7 +36,6 @@ def onnx_scores(target: Path, texts: list[Any]) -> np.ndarray:
     return np.asarray(logits)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_and_reads_any_rows_and_lengths(family: str, tmp_path: Path) -> None:
     bundle = make_classifier_bundle(tmp_path / "bundle", LABELS, encoder=FAMILIES[family])
@@ -53,7 +52,6 @@ def test_every_family_is_exported_and_reads_any_rows_and_lengths(family: str, tm
     assert (about["labels"], about["bundle"], about["parity"]["rows"]) == (list(LABELS), bundle.digest, 18)
 
 
-@pytest.mark.slow
 def test_pairs_and_several_labels_are_exported_with_token_types_and_thresholds(tmp_path: Path) -> None:
     bundle = make_classifier_bundle(tmp_path / "bundle", LABELS, task="multi_label", takes_pairs=True, thresholds={"neutral": 0.3})
     export_onnx(bundle, tmp_path / "exported")

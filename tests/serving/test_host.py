@@ -17,6 +17,7 @@ from serving.host import ModelHost
 from serving.schema import ClassifyRequest
 from tests.support.tiny import make_classifier_bundle
 
+pytestmark = pytest.mark.slow
 REQUEST = ClassifyRequest(inputs=["this is a good product", "bad"])
 
 

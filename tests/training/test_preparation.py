@@ -208,7 +208,6 @@ def test_the_encoder_is_compiled_in_place_and_its_parameters_keep_their_names(ki
     assert [name for name, _ in model.named_parameters() if "_orig_mod" in name] == []
 
 
-@pytest.mark.slow
 def test_a_compiled_encoder_trains_as_the_plain_one_does(encoder: Path) -> None:
     plain, found = run_task(task(encoder)), run_task(task(encoder, recipe={"compile": "on"}))
     assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
@@ -233,7 +232,6 @@ def sharded(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return run_gangs({2: tasks}, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sharded_engine_trains_in_bf16_near_fp32(stage: int, sharded: dict[str, dict[str, Any]], encoder: Path) -> None:
     plain, found = run_task(task(encoder, recipe=CALM)), sharded[f"bf16-{stage}"]
@@ -241,7 +239,6 @@ def test_a_sharded_engine_trains_in_bf16_near_fp32(stage: int, sharded: dict[str
     assert found["losses"] == pytest.approx(plain["losses"], rel=NEAR)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sharded_engine_checkpoints_activations_without_other_numbers(
     stage: int, sharded: dict[str, dict[str, Any]], encoder: Path
@@ -251,7 +248,6 @@ def test_a_sharded_engine_checkpoints_activations_without_other_numbers(
     assert found["norms"] == pytest.approx(plain["norms"], rel=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sharded_engine_scales_losses_as_the_reference_does(
     stage: int, sharded: dict[str, dict[str, Any]], encoder: Path, tmp_path: Path
@@ -265,7 +261,6 @@ def test_a_sharded_engine_scales_losses_as_the_reference_does(
     assert found["loss_scale"] == [512.0, STEPS - 5]
 
 
-@pytest.mark.slow
 def test_a_compiled_encoder_is_not_compiled_again_for_other_documents() -> None:
     from torch._dynamo.utils import counters
 

@@ -119,7 +119,6 @@ def sharded(place: Place) -> Place:
     return place
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("verb", ["finetune", "pretrain"])
 def test_a_sharded_run_in_two_parts_ends_in_the_bits_of_a_run_in_one(verb: str, stage: int, sharded: Place) -> None:
