@@ -28,7 +28,7 @@ from training.hardware import Decisions, decide
 from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
 from training.measuring import Meter, measured_peak, memory
-from training.memory import keep_freed_memory
+from training.memory import Trimming, give_freed_memory_back, keep_freed_memory
 from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
@@ -124,6 +124,7 @@ class _Run:
         self.peak = measured_peak(self.device) * engine.world_size
         self.meter = Meter(recipe, assembly, device=self.device, peak=self.peak)
         self.telemetry = Telemetry(folder.name, engine.rank)
+        self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
 
     def record_attempt(self, world_size: int, **found: Any) -> None:
@@ -170,6 +171,8 @@ class _Run:
         if self.metrics:
             self.metrics.write("step", **values, **figures, **skipped(report.decision))
         self.telemetry.step(values, figures)
+        if self.trimming.is_due(int(figures["memory_bytes"])):
+            give_freed_memory_back()
 
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
         if isinstance(report.decision, GiveUp):

@@ -28,8 +28,8 @@ from training.engine import TorchEngine
 from training.fitting import fitting
 from training.flops import attended_length, dimensions, flops_per_token
 from training.loop import StepReport, train
-from training.measuring import document_lengths, measured_peak
-from training.memory import keep_freed_memory
+from training.measuring import document_lengths, measured_peak, memory
+from training.memory import Trimming, give_freed_memory_back, keep_freed_memory
 from training.objectives import Supervised
 from training.planning import read_labelled
 from training.tasks import task_of
@@ -75,7 +75,11 @@ class Run:
     def steps(self) -> Iterator[StepReport]:
         """The run's steps, one by one."""
         arguments = loop_arguments(self._recipe, self._assembly.steps, self._assembly.attention)
-        return train(self._engine, self._assembly.objective, steps=self._assembly.steps, order=self._order, **arguments)
+        trimming = Trimming()
+        for report in train(self._engine, self._assembly.objective, steps=self._assembly.steps, order=self._order, **arguments):
+            if trimming.is_due(memory(self._engine.device)["memory_bytes"]):
+                give_freed_memory_back()
+            yield report
 
     def about(self) -> dict[str, float]:
         """``flops_per_token`` of the rows that are trained on, and what it follows from."""
