@@ -31,7 +31,7 @@ def asking(model: Any, asked_K: torch.Tensor, layout: Layout) -> Iterator[bool]:
     if not forward or layout.kind == "padded" or getattr(model.base_model, "_compiled_call_impl", None) is not None:
         yield False
         return
-    layer.forward = partial(forward, layer, asked_K)
+    layer.forward = partial(forward, layer, asked_K, layout=layout)
     try:
         yield True
     finally:
@@ -50,13 +50,18 @@ def last_layer(base: Any) -> Any:
 
 def _form(layer: Any) -> _Forward | None:
     attention: Any = getattr(layer, "attention", None)
-    if hasattr(attention, "self") and hasattr(attention.self, "query") and hasattr(layer, "intermediate"):
-        return _bert
+    # Named one by one: families that normalise before the attention, or add to it, have the same parts and others besides.
+    if _parts(attention) == {"self", "output"} and _parts(layer) == {"attention", "intermediate", "output"}:
+        return _bert if hasattr(attention.self, "query") and hasattr(attention.self, "scaling") else None
     if hasattr(attention, "q_lin") and hasattr(layer, "sa_layer_norm"):
         return _distilbert
     if hasattr(layer, "attn") and hasattr(layer.attn, "Wqkv") and hasattr(layer, "mlp_norm"):
         return _modernbert
     return None
+
+
+def _parts(module: Any) -> set[str]:
+    return {name for name, _ in module.named_children()} if isinstance(module, torch.nn.Module) else set()
 
 
 def _bert(layer: Any, asked_K: torch.Tensor, hidden: torch.Tensor, attention_mask: Any = None, *_: Any, layout: Layout, **__: Any) -> Any:

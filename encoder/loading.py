@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from encoder.config import NewModelConfig
@@ -93,8 +94,17 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
     _set_dropout(config, dropout)
     model = _loaded(AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM, location, config, seed)
     if vocabulary > model.config.vocab_size:
-        with _drawn_from(seed):
-            model.resize_token_embeddings(vocabulary, pad_to_multiple_of=EMBEDDINGS_MULTIPLE, mean_resizing=False)
+        # Some families' own version takes the number only.
+        plain = {"mean_resizing": False} if "mean_resizing" in signature(model.resize_token_embeddings).parameters else {}
+        try:
+            with _drawn_from(seed):
+                model.resize_token_embeddings(-(-vocabulary // EMBEDDINGS_MULTIPLE) * EMBEDDINGS_MULTIPLE, **plain)
+        except (NotImplementedError, AttributeError):
+            raise EncoderError(
+                f"{location}: the data's tokenizer makes {vocabulary} ids, the model has {model.config.vocab_size} embeddings, and "
+                f"transformers adds none to model_type {model.config.model_type}; build the data without placeholders, with the model's "
+                "own tokenizer"
+            ) from None
     return model
 
 
@@ -178,11 +188,17 @@ def check_vocabulary(model_config: Any, tokenizer: Sized, location: str) -> None
         )
 
 
+_COUNTING_FROM_PADDING = {
+    *("camembert", "data2vec-text", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet"),
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+}
+"""RoBERTa's kin: their first position is the one behind the padding id."""
+
+
 def positions_of(model_config: Any) -> int | None:
     """Tokens that the model has positions for; None where its configuration tells no limit."""
     limit = getattr(model_config, "max_position_embeddings", None)
-    # RoBERTa's family starts counting positions after the padding id.
-    offset = model_config.pad_token_id + 1 if model_config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    offset = model_config.pad_token_id + 1 if model_config.model_type in _COUNTING_FROM_PADDING else 0
     return None if limit is None else int(limit) - offset
 
 

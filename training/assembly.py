@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +112,25 @@ def tokenised(tokenizer: Any, split: LabelledSplit, max_length: int) -> tuple[li
 
 
 def _borne(recipe: RunConfig, model: Any, attention: AttentionKind, vocabulary: int) -> AttentionKind:
-    """``attention`` if the model can be computed so; padded rows, if it cannot and the recipe leaves that open."""
-    if attention in ("varlen", "padded"):
-        return attention  # its kernels need the GPU, where the model is not yet; padded rows are what every model takes
-    try:
-        check_same(model, attention, vocabulary=vocabulary)
-    except EncoderError as error:
-        if recipe.attention != "auto":
-            raise
-        say(f"{error}; rows are padded")
-        return "padded"
-    return attention
+    """``attention`` if the model can be computed so; padded rows, if it cannot and the recipe leaves that open.
+
+    Raises:
+        EncoderError: The model cannot be computed as the recipe asks, or in no way.
+    """
+    if attention == "varlen":
+        return attention  # its kernels need the GPU, where the model is not yet
+    check = partial(check_same, model, vocabulary=vocabulary, is_classifier=isinstance(recipe, FinetuneConfig))
+    if attention != "padded":
+        try:
+            check(attention)
+        except EncoderError as error:
+            if recipe.attention != "auto":
+                raise EncoderError(f"{error}; set attention=padded") from None
+            say(f"{error}; rows are padded")
+        else:
+            return attention
+    check("padded")
+    return "padded"
 
 
 def _pretraining(recipe: PretrainConfig, location: str, attention: AttentionKind) -> Assembly:

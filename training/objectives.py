@@ -146,6 +146,7 @@ class MaskedLanguageModel:
         self._seed = seed
         self._mask_id, self._vocabulary = mask_id, vocabulary
         self._attention, self._ramp, self._separator = attention, ramp, separator
+        self._weighed: tuple[StepRows, float] | None = None
         self.rows = len(packed)
 
     def lengths(self, rows: StepRows) -> list[int]:
@@ -230,12 +231,19 @@ class MaskedLanguageModel:
         return ids[self._packed.maskable(ids)]
 
     def _pair_weight(self, rows: StepRows) -> float:
-        """Masked tokens over pairs, so that the step's division by masked tokens leaves the mean over pairs."""
+        """Masked tokens over pairs, so that the step's division by masked tokens leaves the mean over pairs.
+
+        It takes all rows of the step, so it is kept for the step's other micro-batches.
+        """
+        if self._weighed is not None and self._weighed[0] is rows:
+            return self._weighed[1]
         pairs = 0
         for number in rows.rows.tolist():
             ids, starts = self._packed.row(number)
             pairs += int((np.diff(np.append(starts, len(ids))) >= FEWEST_TOKENS).sum())
-        return self.count(rows) / max(1, pairs)
+        weight = self.count(rows) / max(1, pairs)
+        self._weighed = rows, weight
+        return weight
 
     def _share(self, rows: StepRows) -> float:
         return EVALUATION_SHARE if rows.step is None else share_at(rows.step, self._mask_share)

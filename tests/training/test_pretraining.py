@@ -125,6 +125,18 @@ def test_held_out_pairs_are_counted_with_what_chance_would_say(place: Place) -> 
     assert whole[1] == objective.count(rows)
 
 
+def test_a_step_is_counted_once_however_many_micro_batches_of_pairs_it_has(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = place.assembled(next_sentence=True).objective
+    counted = []
+    count = objective.count
+    monkeypatch.setattr(objective, "count", lambda rows: counted.append(rows.step) or count(rows))
+    for step in (0, 1, 0):
+        rows = first_rows(8, step=step)
+        weights = {float(objective.batch(rows, [row], 1.0)["pair_weight"]) for row in range(8)}
+        assert len(weights) == 1
+    assert counted == [0, 1, 0]
+
+
 @pytest.mark.parametrize("make", [make_roberta_encoder, make_distilbert])
 def test_next_sentences_are_refused_for_families_without_a_head_for_them(make: Any, tmp_path: Path) -> None:
     encoder = make(tmp_path / "encoder")
