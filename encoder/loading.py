@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from encoder.config import NewModelConfig
 from foundation.errors import EncoderError
@@ -55,8 +59,9 @@ def new_classifier(
     problem_type: str = "single_label_classification",
     dropout: float | None = None,
     attention_dropout: float | None = None,
+    output_bias: npt.NDArray[np.float32] | None = None,
 ) -> Any:
-    """An encoder with a fresh sequence-classification head, in fp32.
+    """An encoder with a sequence-classification head, in fp32; the head is fresh, unless the encoder brings one for as many labels.
 
     Args:
         location: Encoder folder or hub id.
@@ -65,8 +70,11 @@ def new_classifier(
         problem_type: As transformers names it.
         dropout: Overrides every dropout; None keeps the encoder's own.
         attention_dropout: Overrides that of attention weights.
+        output_bias: (C,) of a fresh head; None is 0.
     """
     from transformers import AutoModelForSequenceClassification
+
+    from encoder.output_bias import begin_with
 
     config = load_config(location)
     config.num_labels = len(labels)
@@ -74,7 +82,10 @@ def new_classifier(
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = problem_type
     _set_dropout(config, dropout, attention_dropout)
-    return _loaded(AutoModelForSequenceClassification, location, config, seed)
+    model, fresh = _loaded(AutoModelForSequenceClassification, location, config, seed, may_change_head=True)
+    if output_bias is not None:
+        begin_with(model, output_bias, fresh)
+    return model
 
 
 def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, vocabulary: int = 0, next_sentence: bool = False) -> Any:
@@ -92,7 +103,7 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
 
     config = load_config(location)
     _set_dropout(config, dropout)
-    model = _loaded(AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM, location, config, seed)
+    model, _ = _loaded(AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM, location, config, seed)
     if vocabulary > model.config.vocab_size:
         # Some families' own version takes the number only.
         plain = {"mean_resizing": False} if "mean_resizing" in signature(model.resize_token_embeddings).parameters else {}
@@ -148,19 +159,31 @@ def blank_masked_lm(
     return _able(model.float())
 
 
-def _loaded(kind: Any, location: str, config: Any, seed: int) -> Any:
-    """The model at ``location``, fp32, able to compute without padding where its family is."""
+def _loaded(kind: Any, location: str, config: Any, seed: int, *, may_change_head: bool = False) -> tuple[Any, set[str]]:
+    """The model at ``location``, fp32, able to compute without padding where its family is; and the names of its fresh parameters.
+
+    ``may_change_head``: a head of another size, such as a classifier's for other labels, is left behind.
+    """
     import torch
 
+    load = partial(
+        kind.from_pretrained, location, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+    )
     with _drawn_from(seed), _explained(location):
         try:
-            model = kind.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="sdpa")
+            model, info = load(attn_implementation="sdpa")
         except ValueError as error:
             # Families whose attention is none that SDPA computes.
             if "scaled_dot_product_attention" not in str(error):
                 raise
-            model = kind.from_pretrained(location, config=config, dtype=torch.float32, attn_implementation="eager")
-    return _able(model)
+            model, info = load(attn_implementation="eager")
+    others = {str(name): sizes for name, *sizes in info["mismatched_keys"]}
+    for name, (held, wanted) in others.items():
+        if not may_change_head or name.startswith(f"{model.base_model_prefix}."):
+            raise EncoderError(
+                f"{location}: {name} has the sizes {tuple(held)}, by its configuration they are {tuple(wanted)}; copy the model again"
+            )
+    return _able(model), {*info["missing_keys"], *others}
 
 
 def _able(model: Any) -> Any:

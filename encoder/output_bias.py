@@ -1,10 +1,12 @@
-"""The output bias of an untrained masked language model, set to what is known before training: how often each token occurs.
+"""The output bias of an untrained head, set to what is known before training: how often each token, or each class, occurs.
 
-Otherwise the first hundreds of steps are spent on learning that. Meister et al., "A Natural Bias for Language Generation Models", ACL 2023.
+Otherwise the first hundreds of steps are spent on learning that. Meister et al., "A Natural Bias for Language Generation Models", ACL 2023;
+for rare classes, Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
@@ -31,3 +33,11 @@ def answer_with_frequencies(model: Any, counts: npt.NDArray[np.int64]) -> None:
     if bias is not None:
         with torch.no_grad():
             bias.copy_(torch.from_numpy(log_frequencies(counts, len(bias))))
+
+
+def begin_with(classifier: Any, bias_C: npt.NDArray[np.float32], fresh: Set[str]) -> None:
+    """Give a sequence classifier's head its output bias, if it has one and that is among the ``fresh`` parameters."""
+    name, head = [(name, part) for name, part in classifier.named_modules() if isinstance(part, torch.nn.Linear)][-1]
+    if head.bias is not None and head.out_features == len(bias_C) and f"{name}.bias" in fresh:
+        with torch.no_grad():
+            head.bias.copy_(torch.from_numpy(bias_C))

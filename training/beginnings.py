@@ -9,6 +9,7 @@ from encoder.loading import blank_masked_lm, new_classifier, new_masked_lm
 from foundation.bundle import PROBLEM_TYPES
 from training.beginning_checks import check_family
 from training.config import FinetuneConfig, PretrainConfig
+from training.fitting import output_bias
 from training.tasks import BUNDLE_TASKS, NUMBER_LABEL
 
 
@@ -44,6 +45,7 @@ def first_classifier(recipe: FinetuneConfig, location: str, data: LabelledData, 
         problem_type=PROBLEM_TYPES[BUNDLE_TASKS[data.kind]],
         dropout=None if keep_dropout else recipe.dropout,
         attention_dropout=None if keep_dropout else recipe.attention_dropout,
+        output_bias=output_bias(recipe, data) if recipe.output_bias == "class_frequencies" else None,
     )
 
 

@@ -284,6 +284,9 @@ class FinetuneConfig(RunConfig):
     Of several classes at once, the weight is that of rows that have the class."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each target that is spread over all classes."""
+    output_bias: Literal["class_frequencies", "zeros"] = "class_frequencies"
+    """Of a new head: what the training rows say on the whole (log of each class's share, log-odds of several at once, the mean of numbers),
+    so that no step is spent on learning that; `zeros` has it learnt. A head that the encoder brings stays as it is."""
     freeze: Literal["none", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "none"
     """What stays as it is: the `embeddings`, the whole `encoder` (only the head learns), or the embeddings and this many layers from the
     bottom."""

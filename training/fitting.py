@@ -48,3 +48,22 @@ def class_weights(wanted: str | Mapping[str, float], data: LabelledData) -> np.n
                 raise ConfigError(f"class_weights: found {name!r}, which is none of the classes: {', '.join(data.labels)}")
             weights_C[data.labels.index(name)] = weight
     return weights_C
+
+
+def output_bias(recipe: FinetuneConfig, data: LabelledData) -> np.ndarray:
+    """(C,) float32: with it, a head that knows nothing of a text answers with what the training rows say on the whole, which is where the
+    loss is least: log of each class's share (``single``), log-odds (``list``), or the mean (``number``); after weights and smoothing."""
+    if data.kind == "number":
+        return np.array([np.mean(data.train.labels)], dtype=np.float32)
+    counts_C = class_counts(data.train.labels, len(data.labels)).astype(np.float64)
+    weighed_C = counts_C * class_weights(recipe.class_weights, data)
+    smoothing, classes = recipe.label_smoothing, len(counts_C)
+    # Half a row more with the class, and half a row more without: no class is impossible.
+    if data.kind == "single":
+        shares_C = (weighed_C + 0.5) / (weighed_C + 0.5).sum()
+        found: np.ndarray = np.log(shares_C * (1 - smoothing) + smoothing / classes)
+        return found.astype(np.float32)
+    shares_C = (weighed_C + 0.5) / (weighed_C + len(data.train) - counts_C + 1)
+    targets_C = shares_C * (1 - smoothing) + smoothing / 2
+    found = np.log(targets_C / (1 - targets_C))
+    return found.astype(np.float32)

@@ -6,7 +6,9 @@ The driver follows the run's own record (``metrics.jsonl`` in the run folder); w
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.5
 _TELL_S = 10.0
+_NO_MEMORY = re.compile(r"Memory on the node \(IP: ([^,)]+).*?\) was ([\d.]+)GB used / ([\d.]+)GB")
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}  # MLflow's words
 
 
@@ -211,4 +214,17 @@ def _explained(error: BaseException, plan: TrainPlan) -> RaybertError:
     log = Path(plan.run_folder) / "error.txt"
     write_atomically(log, f"{type(error).__name__}: {error}{os.linesep}")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return RunError(f"{plan.verb}: run {plan.run_id} failed: {lines[-1] if lines else type(error).__name__}; all of it is in {log}")
+    reason = out_of_memory(str(error), plan.recipe) or (lines[-1] if lines else type(error).__name__)
+    return RunError(f"{plan.verb}: run {plan.run_id} failed: {reason}; all of it is in {log}")
+
+
+def out_of_memory(told: str, recipe: Mapping[str, Any]) -> str | None:
+    """What to do about it, if Ray's message tells that its monitor ended processes of the run for want of memory on their node."""
+    found = _NO_MEMORY.search(told)
+    if found is None:
+        return None
+    node, used, limit = found.groups()
+    return (
+        f"node {node} ran out of memory ({used} of {limit} GB were taken, by all that ran there), so Ray ended the run's processes; free "
+        f"some, or lower tokens_per_microbatch ({recipe['tokens_per_microbatch']:,} now) or workers.count ({recipe['workers']['count']})"
+    )
