@@ -236,11 +236,13 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
 
 @contextmanager
 def watching(verb: str, run_id: str, steps: int) -> Iterator[Watch]:
-    """Show a run on stderr: live on a terminal, else a line each ten seconds and one at the end."""
+    """Show a run on stderr: live on a terminal, else a line each ten seconds and one at the end, however it ends."""
     if not sys.stderr.isatty():
         lines = _Lines(View(verb, steps))
-        yield lines
-        lines.say()
+        try:
+            yield lines
+        finally:
+            lines.say()
         return
     from rich.console import Console
     from rich.live import Live

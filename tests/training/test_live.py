@@ -114,3 +114,14 @@ def test_without_a_terminal_there_is_a_line_now_and_then_one_at_the_end_and_one_
     assert first == "finetune: goes on from the checkpoint at step 1 with 2 workers, 1 restart"
     assert last.startswith("finetune: step 4/4  loss 0.5")
     assert "checkpoint at 4, " in last
+
+
+def test_a_run_that_is_interrupted_leaves_its_last_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        with watching("finetune", "finetune-1", 4) as watch:
+            watch.show([attempt(0.0, steps=4), step(1.0, 0), step(2.0, 1)])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert capsys.readouterr().err.startswith("finetune: step 2/4  loss ")
