@@ -178,7 +178,7 @@ def _loaded(kind: Any, location: str, config: Any, seed: int, *, may_change_head
                 raise
             model, info = load(attn_implementation="eager")
     others = {str(name): sizes for name, *sizes in info["mismatched_keys"]}
-    for name, (held, wanted) in others.items():
+    for name, (held, wanted) in sorted(others.items()):
         if not may_change_head or name.startswith(f"{model.base_model_prefix}."):
             raise EncoderError(
                 f"{location}: {name} has the sizes {tuple(held)}, by its configuration they are {tuple(wanted)}; copy the model again"
