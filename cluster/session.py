@@ -19,7 +19,7 @@ from typing import Any, Literal
 from cluster import ray_settings, signals
 from cluster.ports import free_port
 from cluster.topology import Topology, check_fits, topology_of
-from foundation.errors import ClusterError
+from foundation.errors import ClusterError, first_line
 from foundation.progress import say
 
 Origin = Literal["given", "job", "local", "private"]
@@ -142,7 +142,7 @@ def _initialise(origin: Origin, target: str | None) -> None:
     try:
         ray.init(address=target, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"{target}: could not connect: {_first_line(error)}") from None
+        raise ClusterError(f"{target}: could not connect: {first_line(error)}") from None
 
 
 def _access(target: str) -> dict[str, str]:
@@ -203,14 +203,14 @@ def _require_cluster(target: str) -> set[str]:
             answer = NodeInfoGcsServiceStub(channel).GetAllNodeInfo(GetAllNodeInfoRequest(), timeout=_REACH_S)
             return {node.node_manager_address for node in answer.node_info_list if node.state == _ALIVE}
     except (AuthenticationError, RuntimeError) as error:  # the token file that was named cannot be read
-        raise ClusterError(f"{target}: no token to show there: {_first_line(error)}") from None
+        raise ClusterError(f"{target}: no token to show there: {first_line(error)}") from None
     except grpc.RpcError as error:
         if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             raise ClusterError(
                 f"{target}: the cluster refuses {_token_source()}; give the cluster's own with RAY_AUTH_TOKEN_PATH=FILE"
             ) from None
         raise ClusterError(
-            f"{target}: no cluster answers there; start one with `raybert cluster up` or check --address ({_first_line(error.details())})"
+            f"{target}: no cluster answers there; start one with `raybert cluster up` or check --address ({first_line(error.details())})"
         ) from None
 
 
@@ -221,10 +221,6 @@ def _token_source() -> str:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "the token in RAY_AUTH_TOKEN"
     return f"the token in {os.environ.get('RAY_AUTH_TOKEN_PATH') or '~/.ray/auth_token'}"
-
-
-def _first_line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from corpus.config import SourceFormat
-from foundation.errors import DataError
+from foundation.errors import DataError, first_line
 
 SUFFIXES: dict[str, SourceFormat] = {
     ".txt": "text",
@@ -102,7 +102,7 @@ class SourceFile:
                 while block := stream.read(_BLOCK):
                     yield block
         except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{self.path}: cannot be read to its end: {_first_line(error)}") from None
+            raise DataError(f"{self.path}: cannot be read to its end: {first_line(error)}") from None
 
     @property
     def _plain_name(self) -> str:
@@ -160,7 +160,7 @@ def _at_uri(path: str, file_format: SourceFormat) -> list[SourceFile]:
             return [SourceFile(place, PurePosixPath(place).name, base)]
         inside = system.get_file_info(pa.fs.FileSelector(place, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise DataError(f"{path}: cannot be listed: {_first_line(error)}") from None
+        raise DataError(f"{path}: cannot be listed: {first_line(error)}") from None
     paths = sorted(item.path for item in inside if item.type == pa.fs.FileType.File)
     files = [SourceFile(found, PurePosixPath(found).relative_to(place).as_posix(), base) for found in paths]
     if pattern is not None:
@@ -179,7 +179,7 @@ def _system_of(uri: str) -> tuple[Any, str]:
     try:
         system, place = pa.fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(f"{uri}: no file system for it: {_first_line(error)}; known are file://, s3://, gs:// and hdfs://") from None
+        raise DataError(f"{uri}: no file system for it: {first_line(error)}; known are file://, s3://, gs:// and hdfs://") from None
     return system, place.rstrip("/")
 
 
@@ -200,7 +200,3 @@ def _saved_dataset(place: Path) -> list[Path]:
         return []
     tree = json.loads(state.read_text(encoding="utf-8"))
     return [place / item["filename"] for item in tree.get("_data_files", ())]
-
-
-def _first_line(error: object) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

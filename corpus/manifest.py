@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from corpus.labelled_config import LabelKind
 from foundation.bundle import sha256_of
-from foundation.errors import DataError
+from foundation.errors import DataError, first_line
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -182,8 +182,7 @@ def read_manifest(folder: Path) -> BuildManifest:
     except FileNotFoundError:
         raise DataError(f"{folder}: no {MANIFEST}; expected a folder that `raybert data build` made") from None
     except (ValueError, TypeError, KeyError, ValidationError) as error:
-        first = str(error).splitlines()[0]
-        raise DataError(f"{file}: damaged ({first}); build the data again with `raybert data build --replace`") from None
+        raise DataError(f"{file}: damaged ({first_line(error)}); build the data again with `raybert data build --replace`") from None
 
 
 def verify(folder: Path, manifest: BuildManifest, names: Iterable[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet
 from corpus.config import SourceFormat
 from corpus.fields import Field, from_arrow, from_json
 from corpus.files import SourceFile, files_of, format_of
-from foundation.errors import DataError
+from foundation.errors import DataError, first_line
 
 ROWS_PER_TABLE = 1_000
 BYTES_PER_TABLE = 8_000_000
@@ -139,7 +139,7 @@ def columns_of(file: SourceFile, file_format: SourceFormat = "auto") -> list[str
             row: Any = next((json.loads(line) for _, lines in _lines(file) for line in lines if line.strip()), {})
             return list(row) if isinstance(row, dict) else []
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file.path}: its columns cannot be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file.path}: its columns cannot be read: {first_line(error)}") from None
     return []
 
 
@@ -249,7 +249,7 @@ def _read_parquet(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> I
                 yield _columns(file, table, fields, row)
                 row += len(table)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file.path}: not a readable Parquet file: {first_line(error)}") from None
 
 
 def _read_arrow(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Iterator[_Columns]:
@@ -266,7 +266,7 @@ def _read_arrow(file: SourceFile, fields: Sequence[Field], bad: BadLines) -> Ite
                 yield _columns(file, table, fields, row)
                 row += len(table)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file.path}: not a readable Arrow file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file.path}: not a readable Arrow file: {first_line(error)}") from None
 
 
 def _arrow_reader(opened: Any) -> tuple[Any, bool]:

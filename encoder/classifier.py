@@ -18,7 +18,7 @@ import torch
 from encoder.batches import pad
 from encoder.loading import load_tokenizer, quieten_transformers
 from foundation.bundle import PROBLEM_TYPES, GoldenRequest, TaskKind, is_bundle, read_manifest
-from foundation.errors import EncoderError
+from foundation.errors import EncoderError, first_line
 
 # B rows, T tokens, C classes
 Text = str | tuple[str, str]
@@ -98,7 +98,7 @@ class SequenceClassifier:
         try:
             model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=torch.float32, attn_implementation="sdpa")
         except (OSError, ValueError) as error:
-            raise EncoderError(f"{folder}: could not be loaded as a classifier: {str(error).splitlines()[0]}") from None
+            raise EncoderError(f"{folder}: could not be loaded as a classifier: {first_line(error)}") from None
         if manifest is None:
             return cls(model, tokenizer, max_length=min(int(tokenizer.model_max_length), 512))
         loaded = cls(model, tokenizer, max_length=manifest.max_length, thresholds=manifest.thresholds, takes_pairs=manifest.takes_pairs)

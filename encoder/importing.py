@@ -17,7 +17,7 @@ from encoder.classifier import SequenceClassifier, Text
 from encoder.foreign import find_model, find_weights, labels_of, read_config, task_of
 from encoder.loading import check_vocabulary, load_tokenizer, longest_input, positions_of, quieten_transformers
 from foundation.bundle import PROBLEM_TYPES, Bundle, TaskKind, seal
-from foundation.errors import DataError, EncoderError
+from foundation.errors import DataError, EncoderError, first_line
 
 UNKNOWN_DATA = "unknown"
 """The data fingerprint of a model whose training data nobody recorded."""
@@ -188,7 +188,7 @@ def _model_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise EncoderError(f"{folder}: config.json could not be read as a model: {str(error).splitlines()[0]}") from None
+        raise EncoderError(f"{folder}: config.json could not be read as a model: {first_line(error)}") from None
 
 
 def _longest(config: Any, tokenizer: Any, wanted: int | None, folder: Path) -> int:
@@ -215,7 +215,7 @@ def _load(plan: ImportPlan) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
-        raise EncoderError(f"{plan.folder}: the weights could not be read: {str(error).strip().splitlines()[0]}") from None
+        raise EncoderError(f"{plan.folder}: the weights could not be read: {first_line(error)}") from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise EncoderError(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.config import NewModelConfig
-from foundation.errors import EncoderError
+from foundation.errors import EncoderError, first_line
 from foundation.references import check_model_folder, check_tokenizer_folder
 
 EMBEDDINGS_MULTIPLE = 64
@@ -99,24 +99,29 @@ def new_masked_lm(location: str, *, seed: int, dropout: float | None = 0.0, voca
             ``EMBEDDINGS_MULTIPLE``; one that has enough stays as it is.
         next_sentence: With the head for next-sentence prediction besides.
     """
+    import torch
     from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
     config = load_config(location)
     _set_dropout(config, dropout)
     model, _ = _loaded(AutoModelForPreTraining if next_sentence else AutoModelForMaskedLM, location, config, seed)
     if vocabulary > model.config.vocab_size:
-        # Some families' own version takes the number only.
-        plain = {"mean_resizing": False} if "mean_resizing" in signature(model.resize_token_embeddings).parameters else {}
-        try:
-            with _drawn_from(seed):
-                model.resize_token_embeddings(-(-vocabulary // EMBEDDINGS_MULTIPLE) * EMBEDDINGS_MULTIPLE, **plain)
-        except (NotImplementedError, AttributeError):
+        if not isinstance(model.get_input_embeddings(), torch.nn.Embedding):  # quantised ones, or parameters without a module
             raise EncoderError(
                 f"{location}: the data's tokenizer makes {vocabulary} ids, the model has {model.config.vocab_size} embeddings, and "
                 f"transformers adds none to model_type {model.config.model_type}; build the data without placeholders, with the model's "
                 "own tokenizer"
-            ) from None
+            )
+        # Some families' own version takes the number only.
+        plain = {"mean_resizing": False} if "mean_resizing" in signature(model.resize_token_embeddings).parameters else {}
+        with _drawn_from(seed):
+            model.resize_token_embeddings(_embeddings(vocabulary), **plain)
     return model
+
+
+def _embeddings(vocabulary: int) -> int:
+    """How many a model has for so many ids."""
+    return -(-vocabulary // EMBEDDINGS_MULTIPLE) * EMBEDDINGS_MULTIPLE
 
 
 def blank_masked_lm(
@@ -136,7 +141,7 @@ def blank_masked_lm(
 
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     given: dict[str, Any] = {
-        "vocab_size": -(-vocabulary // EMBEDDINGS_MULTIPLE) * EMBEDDINGS_MULTIPLE,
+        "vocab_size": _embeddings(vocabulary),
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.attention_heads,
@@ -260,6 +265,5 @@ class _explained:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, (OSError, ValueError)) and not isinstance(error, EncoderError):
-            first = str(error).strip().splitlines()[0] if str(error).strip() else kind.__name__ if kind else ""
             where = "folder" if os.path.isdir(self.location) else "hub id"
-            raise EncoderError(f"{self.location}: this {where} could not be loaded as a model: {first}") from None
+            raise EncoderError(f"{self.location}: this {where} could not be loaded as a model: {first_line(error)}") from None

@@ -25,7 +25,8 @@ from encoder.config import AttentionKind
 from encoder.dropout import quicken
 from encoder.last_layer import asking
 from encoder.layout import Layout, Numbers, layout, positions
-from foundation.errors import EncoderError
+from encoder.loading import positions_of
+from foundation.errors import EncoderError, first_line
 
 _TOLERANCE = 1e-4  # on fp32 logits; rounding alone is two orders below
 _EXACT_TOLERANCE = 1e-6  # on fp64 ones, of the largest; rotary positions and some softmaxes are fp32 in any case
@@ -174,22 +175,24 @@ def check_same(model: Any, kind: AttentionKind, *, vocabulary: int, is_classifie
     # Padding is left out: RoBERTa's family does not count it among the positions. BART's classifiers read the last token if it ends a text.
     end = getattr(model.config, "eos_token_id", None)
     known = np.setdiff1d(np.arange(vocabulary), [padding_of(model.config), -1 if end is None else end])
-    rows = [generator.choice(known, min(size, _positions_of(model))) for size in (5, 9, 9)]
+    limit = positions_of(model.config) or 512
+    rows = [generator.choice(known, min(size, limit)) for size in (5, 9, 9)]
     if isinstance(end, int) and end < vocabulary:
         for row in rows:
             row[-1] = end
     device = next(model.parameters()).device
     found, placed = documents(np.concatenate(rows), np.array([len(row) for row in rows]), kind)
+    given = (found.to(device), [rows[i] for i in placed.documents_D], is_classifier)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             try:
                 with _in_double(model):
-                    ours, theirs = _both(model, found.to(device), [rows[i] for i in placed.documents_D], is_classifier)
+                    ours, theirs = _both(model, *given)
                 most = _EXACT_TOLERANCE * float(theirs.abs().max())
             except EncoderError:  # perhaps only because some of it insists on fp32
-                ours, theirs = _both(model, found.to(device), [rows[i] for i in placed.documents_D], is_classifier)
+                ours, theirs = _both(model, *given)
                 most = _TOLERANCE
     finally:
         model.train(was_training)
@@ -210,7 +213,7 @@ def _both(model: Any, found: Documents, rows: Sequence[npt.NDArray[Any]], is_cla
             alone = [_vocabulary_logits(model(input_ids=_row(ids, found.ids_N.device))) for ids in rows]
             theirs = torch.cat(alone) if is_classifier else torch.cat([logits[0] for logits in alone])[odd_K]
     except Exception as error:
-        raise EncoderError(f"{_family(model)}: transformers cannot compute it from token ids alone: {_first_line(error)}") from None
+        raise EncoderError(f"{_family(model)}: transformers cannot compute it from token ids alone: {first_line(error)}") from None
     try:
         if is_classifier:
             return class_logits(model, found), theirs
@@ -219,7 +222,7 @@ def _both(model: Any, found: Documents, rows: Sequence[npt.NDArray[Any]], is_cla
             return pretraining_logits(model, asked, everything, everything[: len(rows)])[0], theirs
         return masked_logits(model, asked), theirs
     except Exception as error:  # whatever a family is not made for: a missing attribute, an argument it does not take, another shape
-        raise EncoderError(f"{_family(model)}: cannot be computed {_how(kind)}: {_first_line(error)}") from None
+        raise EncoderError(f"{_family(model)}: cannot be computed {_how(kind)}: {first_line(error)}") from None
 
 
 @contextmanager
@@ -238,10 +241,6 @@ def _how(kind: AttentionKind) -> str:
 
 def _reference(kind: AttentionKind) -> str:
     return "transformers' own" if kind == "padded" else "each document alone"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def padding_of(config: Any) -> int:
@@ -354,10 +353,6 @@ def _row(ids: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 def _vocabulary_logits(output: Any) -> torch.Tensor:
     logits: torch.Tensor = output.prediction_logits if "prediction_logits" in output else output.logits
     return logits
-
-
-def _positions_of(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or 512) - position_offset(model)
 
 
 def _family(model: Any) -> str:

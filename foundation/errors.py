@@ -5,6 +5,11 @@ command line returns: 1 failed, 2 bad usage or input, 3 a quality gate failed.
 """
 
 
+def first_line(error: object) -> str:
+    """The first line of another library's message that says something, at most 200 characters; without one, the error's kind."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
 class RaybertError(Exception):
     """Anything raybert refuses or fails at, with a message meant to be read."""
 

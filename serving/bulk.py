@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundation.errors import DataError, RunError
+from foundation.errors import DataError, RunError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -228,7 +228,7 @@ def _csv(source: Path, wanted: Wanted) -> tuple[int, tuple[str, ...]]:
             for batch in reader:
                 rows += batch.num_rows
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise DataError(f"{source}: {_undecodable(source) or f'not a readable CSV file in UTF-8: {str(error).splitlines()[0]}'}") from None
+        raise DataError(f"{source}: {_undecodable(source) or f'not a readable CSV file in UTF-8: {first_line(error)}'}") from None
     return rows, columns
 
 
@@ -308,7 +308,7 @@ def _parquet(source: Path, wanted: Wanted) -> tuple[int, tuple[str, ...]]:
                 row += batch.num_rows
             return row, columns
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{source}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{source}: not a readable Parquet file: {first_line(error)}") from None
 
 
 def _require_columns(source: Path, wanted: Wanted, columns: tuple[str, ...], where: str = "") -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from foundation.bundle import Bundle
+from foundation.errors import first_line
 from foundation.home import Home, home
 from foundation.progress import say
 from foundation.registry import Registry, Version, quiet_mlflow
@@ -133,7 +134,7 @@ class Curves:
     def _tell(self, reason: object) -> None:
         if not self._is_told:
             self._is_told = True
-            say(f"MLflow: curves could not be logged, the run goes on without: {_first_line(reason)}")
+            say(f"MLflow: curves could not be logged, the run goes on without: {first_line(reason)}")
 
 
 @contextmanager
@@ -142,11 +143,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say(f"MLflow: {what} could not be recorded: {_first_line(error)}")
-
-
-def _first_line(reason: object) -> str:
-    return next((line for line in str(reason).splitlines() if line.strip()), type(reason).__name__)[:200]
+        say(f"MLflow: {what} could not be recorded: {first_line(error)}")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

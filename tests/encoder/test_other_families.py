@@ -26,8 +26,10 @@ SMALL = {
 }
 WITHOUT_PADDING = ("albert", "electra", "ernie", "gte", "nomic_bert", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl")
 """Two of them normalise before the attention, so that a last layer in BERT's form would be wrong; ALBERT pools in a form of its own."""
-PADDED = ("bart", "big_bird", "convbert", "deberta-v2", "flaubert", "fnet", "longformer", "megatron-bert", "mobilebert", "mpnet")
-PADDED = (*PADDED, "roformer", "squeezebert")
+PADDED = (
+    *("bart", "big_bird", "convbert", "deberta-v2", "flaubert", "fnet", "longformer", "megatron-bert", "mobilebert", "mpnet"),
+    *("roformer", "squeezebert"),
+)
 
 
 def untrained(family: str, folder: Path) -> tuple[Any, Any]:
