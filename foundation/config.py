@@ -68,10 +68,19 @@ def load(model: type[M], file: Path | None = None, overrides: Sequence[str] = ()
     Raises:
         ConfigError: The file is missing, is not YAML, or a key is unknown, missing or of a wrong type.
     """
+    return parse(model, read_tree(file, overrides), where=str(file) if file is not None else "command line")
+
+
+def read_tree(file: Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``load`` validates.
+
+    Raises:
+        ConfigError: The file is missing or is not YAML, or an override is none.
+    """
     tree = read_yaml(file) if file is not None else {}
     for override in overrides:
         _assign(tree, override)
-    return parse(model, tree, where=str(file) if file is not None else "command line")
+    return tree
 
 
 def parse(model: type[M], tree: Mapping[str, Any], *, where: str) -> M:

@@ -23,6 +23,7 @@ VERBS = {
     "data": "data",
     "pretrain": "train",
     "finetune": "train",
+    "plan": "plan",
     "runs": "runs",
     "tune": "tune",
     "evaluate": "evaluate",

@@ -17,7 +17,6 @@ import torch
 from corpus.labelled import LabelledData, LabelledSplit
 from corpus.masks import LinearShare, Masking, Spans
 from corpus.order import RowOrder, StepRows
-from corpus.positions import linear_ramp
 from corpus.shards import PackedRows
 from encoder.config import AttentionKind
 from encoder.loading import check_vocabulary, load_tokenizer, longest_input
@@ -39,6 +38,7 @@ from training.preparation import first_loss_scale, prepare
 from training.schedule import learning_rate
 from training.tasks import task_of
 from training.vocabulary import check_vocabularies
+from training.workload import batches
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,8 @@ def rate_of(recipe: RunConfig, steps: int) -> Callable[[int], float]:
 
 def loop_arguments(recipe: RunConfig, steps: int, attention: AttentionKind) -> dict[str, Any]:
     """What ``loop.train`` takes from a recipe."""
-    ramp = recipe.batch_ramp if isinstance(recipe, PretrainConfig) else None
-    batches = linear_ramp(ramp.first_rows, recipe.rows_per_step, increment=ramp.increment, over_rows=ramp.over_rows) if ramp else None
     return {
-        "batches": batches,
+        "batches": batches(recipe),
         "rows_per_step": recipe.rows_per_step,
         "limits": limits_of(recipe, attention),
         "prefetch_steps": recipe.prefetch_steps,

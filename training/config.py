@@ -141,6 +141,11 @@ class RunConfig(Config):
         return self.engine == "deepspeed" and self.sharding.zero_stage == 3
 
     @property
+    def stage(self) -> int | None:
+        """The ZeRO stage; None for the torch engine, which divides nothing."""
+        return self.sharding.zero_stage if self.engine == "deepspeed" else None
+
+    @property
     def score(self) -> str:
         """The metric by which checkpoints are ranked."""
         return "validation_loss"

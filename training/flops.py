@@ -23,11 +23,17 @@ class Dimensions:
     intermediate: int
     layers: int
     vocabulary: int
+    heads: int = 1
     is_gated: bool = False
     """The feed-forward part has a third matrix, which gates."""
     window: int | None = None
     """Tokens that one token attends to in the layers with local attention."""
     local_layers: int = 0
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights in one layer's matrices."""
+        return 4 * self.hidden**2 + (3 if self.is_gated else 2) * self.hidden * self.intermediate
 
 
 def dimensions(config: Any) -> Dimensions:
@@ -40,6 +46,7 @@ def dimensions(config: Any) -> Dimensions:
         intermediate=int(getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None) or 4 * config.hidden_size),
         layers=layers,
         vocabulary=int(config.vocab_size),
+        heads=int(config.num_attention_heads),
         is_gated=getattr(config, "model_type", "") in _GATED,
         window=int(config.local_attention) if local else None,
         local_layers=local,
@@ -57,7 +64,7 @@ def flops_per_token(size: Dimensions, *, attended: float, mask_share: float = 0.
 
     For BERT's shape with all of them read this is 72·L·h² + share·6·(h² + h·V) + 12·L·h·T.
     """
-    matrices = 4 * size.hidden**2 + (3 if size.is_gated else 2) * size.hidden * size.intermediate
+    matrices = size.layer_weights
     head = size.hidden**2 + size.hidden * size.vocabulary
     near = min(attended, size.window) if size.window is not None else attended
     attention = 12 * size.hidden * ((size.layers - size.local_layers) * attended + size.local_layers * near)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -19,10 +18,10 @@ from training.assembly import Assembly, mask_share
 from training.config import PretrainConfig, RunConfig
 from training.flops import attended_length, dimensions, flops_per_token, share_of_peak
 from training.loop import StepReport
+from training.workload import packed_lengths, spread
 
 _SIDE = 1024
 _TRIES = 5
-_SAMPLED_ROWS = 512
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
@@ -80,11 +79,7 @@ class Meter:
 
 def document_lengths(recipe: RunConfig, assembly: Assembly) -> list[int]:
     """Tokens of each document in a sample of the training rows, spread evenly over them."""
-    rows: Any = np.unique(np.linspace(0, assembly.objective.rows - 1, _SAMPLED_ROWS).astype(np.int64))
-    if not isinstance(recipe, PretrainConfig):
-        return [int(length) for length in assembly.objective.lengths(StepRows(np.zeros_like(rows), rows))]
-    packed = PackedRows.open(Path(recipe.data), check=False)
-    found: list[int] = []
-    for row in (packed.row(number) for number in np.unique(rows % len(packed)).tolist()):
-        found += np.diff(np.append(row.starts, len(row.ids))).tolist()
-    return found
+    if isinstance(recipe, PretrainConfig):
+        return packed_lengths(PackedRows.open(Path(recipe.data), check=False))[1]
+    rows = spread(assembly.objective.rows)
+    return [int(length) for length in assembly.objective.lengths(StepRows(np.zeros_like(rows), rows))]

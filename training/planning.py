@@ -24,9 +24,11 @@ from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
 from training.depth import count_layers, shares_by_depth
 from training.fitting import fitting
-from training.hardware import decide
+from training.footprint import state_bytes
+from training.hardware import Hardware, decide
 from training.probe import probe_plan
 from training.vocabulary import check_encoder
+from training.workload import Workload, labelled_lengths, packed_lengths, workload
 
 Verb = Literal["pretrain", "finetune"]
 _BYTES = 4  # fp32
@@ -59,6 +61,10 @@ class TrainPlan:
     """Parameters, gradients and optimiser state by ZeRO's formula; activations come on top."""
     disk_bytes: int | None
     """What the run folder may hold at once: checkpoints and bundle."""
+    outputs: int
+    """Logits of a token that is asked for: the vocabulary, or one for each class."""
+    work: Workload | None = None
+    """A step, from a sample of the rows; None when only transformers can count their tokens."""
     learning_rates: dict[str, float] | None = None
     """Share of the schedule's learning rate by depth of the encoder, 0 where it is frozen; None when all are alike, or when the weights
     are not on this machine yet."""
@@ -70,8 +76,13 @@ class TrainPlan:
         return asdict(self)
 
 
-def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
+def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> TrainPlan:
     """Check a recipe against its data and its encoder, and say what the run would take. Starts and writes nothing.
+
+    Args:
+        verb: What it is a recipe of.
+        recipe: The recipe.
+        hardware: What to decide for; None looks at this machine.
 
     Raises:
         InputError: What is wrong with recipe, data or encoder.
@@ -89,30 +100,37 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         recipe = fitting(recipe, data)
         check_checkpoint(recipe, location, data)
         rows, findings, longest = len(data.train), findings_of(data, recipe, location), recipe.max_length
+        outputs = max(1, len(data.labels))
+        lengths = labelled_lengths(recipe, data.train, Path(location)) if Path(location).is_dir() else None
+        documents = lengths
     else:
         assert isinstance(recipe, PretrainConfig)
         packed = _packed_rows(recipe, location)
         check_checkpoint(recipe, location, packed)
         rows, longest = packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows, packed.sequence_length
+        outputs = packed.manifest.tokenizer.vocabulary
+        lengths, documents = packed_lengths(packed)
     if recipe.tokens_per_microbatch < longest:
         raise ConfigError(
             f"tokens_per_microbatch: found {recipe.tokens_per_microbatch}, but a row may have {longest} tokens, which would fit no "
             f"micro-batch; give at least {longest}"
         )
-    hardware = probe_plan(recipe)
+    hardware = hardware or probe_plan(recipe)
     decisions = decide(hardware, recipe) if hardware else None
     deepspeed = deepspeed_config(recipe, decisions) if recipe.engine == "deepspeed" else None
     run_id = new_run_id(verb)
-    parameters = count_parameters(Path(location)) if new_model is None else new_model.parameters(packed.manifest.tokenizer.vocabulary)
+    parameters = count_parameters(Path(location)) if new_model is None else new_model.parameters(outputs)
     disk = None if parameters is None else run_bytes(parameters, recipe)
     check_room(home().runs, disk or 0)
+    steps = total_steps(recipe, rows)
+    is_padded = (decisions.attention.value if decisions else recipe.attention) == "padded"
     return TrainPlan(
         verb=verb,
         run_id=run_id,
         run_folder=str(home().runs / run_id),
         recipe=recipe.model_dump(mode="json"),
         location=location,
-        steps=total_steps(recipe, rows),
+        steps=steps,
         rows=rows,
         engine=recipe.engine,
         hardware=asdict(hardware) if hardware else None,
@@ -121,8 +139,10 @@ def plan(verb: Verb, recipe: RunConfig) -> TrainPlan:
         cpus=recipe.workers.count * recipe.workers.cpus_each,
         gpus=recipe.workers.count * recipe.workers.gpus_each,
         parameters=parameters,
-        state_bytes_per_worker=None if parameters is None else state_bytes(parameters, recipe),
+        state_bytes_per_worker=None if parameters is None else state_bytes(recipe.stage, parameters, recipe.workers.count),
         disk_bytes=disk,
+        outputs=outputs,
+        work=workload(recipe, steps, lengths, documents, is_padded=is_padded) if lengths and documents else None,
         learning_rates=learning_rates(recipe, Path(location)) if new_model is None else None,
         findings=tuple(finding.as_json() for finding in findings),
     )
@@ -236,23 +256,6 @@ def check_room(folder: Path, needed: int) -> None:
             f"{folder}: no room on the disk: checkpoints and bundle need about {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; "
             "free some space, lower checkpoint.keep, or point RAYBERT_HOME to a folder on a larger disk"
         )
-
-
-def state_bytes(parameters: int, recipe: RunConfig) -> int:
-    """Bytes of model states on one worker in fp32 (Rajbhandari et al. 2020, "ZeRO", section 5).
-
-    Parameters, gradients and two moments are 4 bytes each. ZeRO 1 divides moments (and adds an fp32 partition of the parameters), 2
-    gradients too, 3 parameters too.
-    """
-    workers = recipe.workers.count
-    stage = recipe.sharding.zero_stage if recipe.engine == "deepspeed" else 0
-    whole = parameters * _BYTES
-    share = whole / workers
-    if stage == 0:
-        return 4 * whole
-    weights = share if stage == 3 else whole
-    gradients = whole if stage == 1 else share
-    return round(weights + gradients + 3 * share)
 
 
 def _packed_rows(recipe: PretrainConfig, location: str) -> PackedRows:

@@ -17,7 +17,7 @@ from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.assembly import is_stale
 from training.config import FinetuneConfig, PretrainConfig
 from training.export import gates_of, shared_threshold
-from training.planning import count_parameters, plan, state_bytes, total_steps
+from training.planning import count_parameters, plan, total_steps
 from tuning.config import StudyConfig
 from tuning.study import plan_study
 
@@ -45,21 +45,6 @@ def test_parameters_are_counted_from_the_files_headers(encoder: Path, tmp_path: 
         count_parameters(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("engine", "stage", "workers", "parameter_multiples"),
-    [
-        ("torch", 2, 1, 16),
-        ("deepspeed", 0, 4, 16),
-        ("deepspeed", 1, 4, 8 + 12 / 4),  # weights and gradients whole; fp32 copy and two moments divided
-        ("deepspeed", 2, 4, 4 + 16 / 4),
-        ("deepspeed", 3, 4, 20 / 4),
-    ],
-)
-def test_states_are_divided_as_zero_says(engine: str, stage: int, workers: int, parameter_multiples: float) -> None:
-    tree = {"data": {"train": "x"}, "workers": {"count": workers}, "sharding": {"engine": engine, "zero_stage": stage}}
-    assert state_bytes(1000, FinetuneConfig.model_validate(tree)) == 1000 * parameter_multiples
-
-
 def test_a_dry_run_tells_everything_and_creates_nothing(
     encoder: Path, tmp_path: Path, raybert_home: Path, unchanged_tree: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
@@ -68,7 +53,9 @@ def test_a_dry_run_tells_everything_and_creates_nothing(
         planned = plan("finetune", made)
     assert (planned.rows, planned.steps, planned.engine, planned.cpus) == (72, 11, "deepspeed", 2)
     assert planned.deepspeed is not None
-    assert planned.state_bytes_per_worker is not None
+    assert planned.state_bytes_per_worker == 12 * (planned.parameters or 0)  # ZeRO 2 on two workers: 4 + 16 / 2
+    assert planned.work is not None
+    assert planned.work.microbatches == 1
     assert isinstance(planned.decisions, dict)
     assert planned.decisions["precision"]["value"] == "fp32"
     assert planned.run_folder == str(raybert_home / "runs" / planned.run_id)
