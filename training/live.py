@@ -44,6 +44,8 @@ class View:
     world_size: int = 0
     began: tuple[float, int] = (0.0, 0)
     """When the current attempt began, and at which step."""
+    computed_s: float = 0.0
+    """What the steps of the current attempt took."""
     last: float = 0.0
     """Time of the last row."""
     learning_rate: float | None = None
@@ -76,9 +78,13 @@ class View:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to the last step at the attempt's pace, its evaluations and checkpoints included."""
+        """Seconds to the last step at the pace of the last steps, which another process on the machine may slow down or let go; to each is
+        added its part of what the attempt spent between steps, evaluations and checkpoints among it."""
         here = self.done - self.began[1]
-        return (self.steps - self.done) * (self.last - self.began[0]) / here if here > 0 else None
+        if here <= 0 or not self.recent:
+            return None
+        between = max(0.0, self.last - self.began[0] - self.computed_s) / here
+        return (self.steps - self.done) * (sum(step.seconds for step in self.recent) / len(self.recent) + between)
 
     @property
     def restarts(self) -> int:
@@ -98,6 +104,7 @@ def seen(view: View, row: Mapping[str, Any]) -> View:
                 attempts=view.attempts + 1,
                 world_size=row["world_size"],
                 began=(row["time"], row["step"]),
+                computed_s=0.0,
                 skipped=tuple(step for step in view.skipped if step < row["step"]),
             )
         case "step":
@@ -108,6 +115,7 @@ def seen(view: View, row: Mapping[str, Any]) -> View:
                 learning_rate=row["learning_rate"],
                 grad_norm=row["grad_norm"],
                 recent=(*view.recent, step)[-_RECENT:],
+                computed_s=view.computed_s + step.seconds,
                 memory_bytes=row.get("memory_bytes", view.memory_bytes),
                 gpu_memory_bytes=row.get("gpu_memory_bytes", view.gpu_memory_bytes),
                 skipped=view.skipped if row["is_applied"] else (*view.skipped, row["step"]),

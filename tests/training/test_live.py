@@ -41,6 +41,15 @@ def test_the_view_follows_the_rows() -> None:
     assert dict(view.validation) == {"validation_loss": 0.7, "accuracy": 0.8}
 
 
+def test_the_time_left_follows_the_pace_of_the_last_steps() -> None:
+    slow = [step(1000.0 + 4 * (i + 1), i, seconds=4.0) for i in range(20)]
+    quick = [step(1080.0 + i + 1, 20 + i, seconds=1.0) for i in range(40)]
+    view = view_of([attempt(1000.0), *slow, *quick])
+    assert view.eta_s == pytest.approx(40 * 1.0)
+    evaluated = view_of([attempt(1000.0), *slow, *quick, evaluation(1150.0, 60)])
+    assert evaluated.eta_s == pytest.approx(40 * (1.0 + 30.0 / 60))  # thirty seconds in sixty steps were spent between steps
+
+
 def test_a_restart_goes_back_to_its_step_and_forgets_what_was_skipped_after_it() -> None:
     skipped = [step(1013.0, 20, is_applied=False), step(1014.0, 21), step(1015.0, 22, is_applied=False)]
     view = view_of([*UNDER_WAY, *skipped])
