@@ -157,13 +157,18 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str = "the
         time.sleep(0.05)
 
 
+def left_running(home: Path, within_s: float = _GONE_S) -> list[str]:
+    """What was started for ``home`` and still runs after a grace period."""
+    deadline = time.monotonic() + within_s
+    while (left := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return [_describe(process) for process in left]
+
+
 def assert_no_processes(home: Path, within_s: float = _GONE_S) -> None:
     """Fail when something that was started for ``home`` still runs after a grace period."""
-    deadline = time.monotonic() + within_s
-    while left := processes_of(home):
-        if time.monotonic() > deadline:
-            raise AssertionError("left running:\n" + "\n".join(_describe(process) for process in left))
-        time.sleep(0.1)
+    if left := left_running(home, within_s):
+        raise AssertionError("left running:\n" + "\n".join(left))
 
 
 def _describe(process: psutil.Process) -> str:

@@ -18,23 +18,20 @@ class MicroBatch:
     weight: float = 1.0
 
 
-def rows_of_rank(lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The members of a step that ``rank`` computes, longest first.
+def deal(lengths: Sequence[int], world_size: int) -> list[list[int]]:
+    """The members of a step that each rank computes, longest first.
 
     Rows are dealt out by length in a snake (0, 1, 2, 2, 1, 0, …), so that ranks get near-equal work; ties keep the step's order.
 
     Args:
         lengths: Tokens of each of the step's G rows.
-        rank: 0 ≤ rank < world_size.
         world_size: Ranks; need not divide G.
     """
-    by_length = sorted(range(len(lengths)), key=lambda member: (-lengths[member], member))
-    mine = []
-    for place, member in enumerate(by_length):
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    for place, member in enumerate(sorted(range(len(lengths)), key=lambda member: (-lengths[member], member))):
         turn, seat = divmod(place, world_size)
-        if (seat if turn % 2 == 0 else world_size - 1 - seat) == rank:
-            mine.append(member)
-    return mine
+        ranks[seat if turn % 2 == 0 else world_size - 1 - seat].append(member)
+    return ranks
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,24 @@ class Limits:
 
 def microbatches_of_rank(lengths: Sequence[int], rank: int, world_size: int, limits: Limits) -> list[MicroBatch]:
     """The micro-batches of ``rank``: rows of like length together, near-equal work in each, the same number on every rank."""
-    ranks = [rows_of_rank(lengths, number, world_size) for number in range(world_size)]
-    count = max(1, *(len(_cut(rows, lengths, limits, limits.tokens)) for rows in ranks))
-    mine = ranks[rank]
-    parts = _cut(mine, lengths, limits, _even(mine, lengths, limits, count))
+    ranks = deal(lengths, world_size)
+    return _filled(ranks[rank], lengths, limits, _most_parts(ranks, lengths, limits))
+
+
+def microbatches_of_ranks(lengths: Sequence[int], world_size: int, limits: Limits) -> list[list[MicroBatch]]:
+    """Those of every rank, divided once."""
+    ranks = deal(lengths, world_size)
+    count = _most_parts(ranks, lengths, limits)
+    return [_filled(rows, lengths, limits, count) for rows in ranks]
+
+
+def _most_parts(ranks: Sequence[Sequence[int]], lengths: Sequence[int], limits: Limits) -> int:
+    return max(1, *(len(_cut(rows, lengths, limits, limits.tokens)) for rows in ranks))
+
+
+def _filled(rows: Sequence[int], lengths: Sequence[int], limits: Limits, count: int) -> list[MicroBatch]:
+    """``count`` micro-batches of one rank's rows."""
+    parts = _cut(rows, lengths, limits, _even(rows, lengths, limits, count))
     shortest = min(range(len(lengths)), key=lambda member: (lengths[member], member))
     return [MicroBatch(tuple(part)) for part in parts] + [MicroBatch((shortest,), 0.0)] * (count - len(parts))
 

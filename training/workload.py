@@ -14,7 +14,7 @@ from corpus.positions import BatchSchedule, constant, linear_ramp, position
 from corpus.shards import PackedRows
 from corpus.tokenizer import token_counter
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
-from training.division import Limits, microbatches_of_rank
+from training.division import Limits, microbatches_of_ranks
 from training.flops import attended_length
 
 _SAMPLED_ROWS = 512
@@ -63,7 +63,7 @@ def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequ
     workers, counts, largest = recipe.workers.count, [], 0
     for _ in range(_SAMPLED_STEPS):
         lengths = noise.choice(np.asarray(rows), size=recipe.rows_per_step).tolist()
-        dealt = [microbatches_of_rank(lengths, rank, workers, limits) for rank in range(workers)]
+        dealt = microbatches_of_ranks(lengths, workers, limits)
         counts.append(len(dealt[0]))
         for micro in (micro for rank in dealt for micro in rank):
             of_each = [lengths[member] for member in micro.members]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.ports import free_port, is_free
-from tests.conftest import Cli, assert_no_processes, environment_of, processes_of, wait_for
+from tests.conftest import Cli, assert_no_processes, environment_of, left_running, wait_for
 from tests.support.tiny import make_encoder
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -35,7 +35,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
     try:
         yield {
             "first": first,
-            "left": processes_of(home),
+            "left": left_running(home),
             "done": cli(*arguments, timeout_s=400),
             "cli": cli,
             "home": home,

@@ -50,6 +50,7 @@ class Tiny:
         self.extra: dict[str, list[str]] = {
             "finetune": [f"encoder={self.encoder}", "rows_per_step=8", "max_length=32", "schedule.peak_lr=3e-3", "epochs=4"],
             "data": [f"tokenizer={self.encoder}", "sources.reviews.path=reviews.csv", "sequence_length=32"],
+            "plan": ["data.train=builds/reviews", f"encoder={self.encoder}"],
             "pretrain": ["data=builds/reviews", f"encoder={self.encoder}", "steps=4", "rows_per_step=4"],
             "tune": ["recipe.data.train=builds/reviews", f"recipe.encoder={self.encoder}", "trials=2", "report_every_steps=4"],
             "data show": [],

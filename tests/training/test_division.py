@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.division import Limits, microbatches_of_rank
+from training.division import Limits, microbatches_of_rank, microbatches_of_ranks
 
 lengths_of_a_step = st.lists(st.integers(1, 512), min_size=1, max_size=70)
 world_sizes = st.integers(1, 90)  # more ranks than rows as well
@@ -37,6 +37,13 @@ def test_ranks_get_near_equal_work(lengths: list[int], world_size: int) -> None:
     plans = [microbatches_of_rank(lengths, rank, world_size, Limits(600)) for rank in range(world_size)]
     loads = [sum(lengths[member] for micro in plan if micro.weight for member in micro.members) for plan in plans]
     assert max(loads) - min(loads) <= max(lengths)
+
+
+@given(lengths_of_a_step, world_sizes, st.integers(1, 2000), st.booleans())
+def test_all_ranks_at_once_are_divided_like_each_alone(lengths: list[int], world_size: int, tokens: int, is_padded: bool) -> None:
+    limits = Limits(tokens, None, is_padded)
+    alone = [microbatches_of_rank(lengths, rank, world_size, limits) for rank in range(world_size)]
+    assert microbatches_of_ranks(lengths, world_size, limits) == alone
 
 
 def test_rows_of_like_length_are_computed_together() -> None:
