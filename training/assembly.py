@@ -38,7 +38,7 @@ from training.preparation import first_loss_scale, prepare
 from training.schedule import learning_rate
 from training.tasks import task_of
 from training.vocabulary import check_vocabularies
-from training.workload import batches
+from training.workload import batches, limits_of
 
 
 @dataclass(frozen=True)
@@ -227,11 +227,6 @@ def loop_arguments(recipe: RunConfig, steps: int, attention: AttentionKind) -> d
         "seed_noise": torch.manual_seed,
         "guard": recipe.guard,
     }
-
-
-def limits_of(recipe: RunConfig, attention: AttentionKind) -> Limits:
-    """What one worker computes at once."""
-    return Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=attention == "padded")
 
 
 def evaluate(engine: Engine, validation: Any, limits: Limits) -> dict[str, float]:

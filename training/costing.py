@@ -14,7 +14,7 @@ from training.flops import Dimensions, dimensions
 from training.footprint import Way
 from training.gpus import Gpu, gang_of, gpu
 from training.hardware import ONE_NODE_BUCKET, Decisions, Hardware, decide
-from training.planning import TrainPlan, Verb, plan
+from training.planning import TrainPlan, Verb, attention_of, plan
 
 _GB, _TERA = 1e9, 1e12
 
@@ -98,10 +98,9 @@ def _of_folder(location: str) -> Dimensions:
 
 
 def _way(recipe: RunConfig, decisions: Decisions | None) -> Way:
-    attention = decisions.attention.value if decisions else "block"
     precision = decisions.precision.value if decisions else "bf16"
     return Way(
-        attention=attention,
+        attention=attention_of(recipe, decisions),
         is_16_bit=precision != "fp32",
         has_dropout=recipe.may_drop_attention,
         recomputes=recipe.activation_checkpointing,

@@ -46,26 +46,23 @@ class Limits:
 
 def microbatches_of_rank(lengths: Sequence[int], rank: int, world_size: int, limits: Limits) -> list[MicroBatch]:
     """The micro-batches of ``rank``: rows of like length together, near-equal work in each, the same number on every rank."""
-    ranks = deal(lengths, world_size)
-    return _filled(ranks[rank], lengths, limits, _most_parts(ranks, lengths, limits))
+    return _divided(deal(lengths, world_size), [rank], lengths, limits)[0]
 
 
 def microbatches_of_ranks(lengths: Sequence[int], world_size: int, limits: Limits) -> list[list[MicroBatch]]:
-    """Those of every rank, divided once."""
-    ranks = deal(lengths, world_size)
-    count = _most_parts(ranks, lengths, limits)
-    return [_filled(rows, lengths, limits, count) for rows in ranks]
+    """Those of every rank, dealt out once."""
+    return _divided(deal(lengths, world_size), range(world_size), lengths, limits)
 
 
-def _most_parts(ranks: Sequence[Sequence[int]], lengths: Sequence[int], limits: Limits) -> int:
-    return max(1, *(len(_cut(rows, lengths, limits, limits.tokens)) for rows in ranks))
-
-
-def _filled(rows: Sequence[int], lengths: Sequence[int], limits: Limits, count: int) -> list[MicroBatch]:
-    """``count`` micro-batches of one rank's rows."""
-    parts = _cut(rows, lengths, limits, _even(rows, lengths, limits, count))
+def _divided(dealt: Sequence[Sequence[int]], wanted: Sequence[int], lengths: Sequence[int], limits: Limits) -> list[list[MicroBatch]]:
+    """The micro-batches of the ranks that are wanted, as many for each as the rank that needs most."""
+    count = max(1, *(len(_cut(rows, lengths, limits, limits.tokens)) for rows in dealt))
     shortest = min(range(len(lengths)), key=lambda member: (lengths[member], member))
-    return [MicroBatch(tuple(part)) for part in parts] + [MicroBatch((shortest,), 0.0)] * (count - len(parts))
+    found = []
+    for rows in (dealt[rank] for rank in wanted):
+        parts = [MicroBatch(tuple(part)) for part in _cut(rows, lengths, limits, _even(rows, lengths, limits, count))]
+        found.append(parts + [MicroBatch((shortest,), 0.0)] * (count - len(parts)))
+    return found
 
 
 def _cut(rows: Sequence[int], lengths: Sequence[int], limits: Limits, tokens: int) -> list[list[int]]:

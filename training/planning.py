@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from safetensors import safe_open
 
-from corpus.checks import long_texts
+from corpus.checks import TokenCounter, long_texts
 from corpus.findings import Finding, refuse
 from corpus.labelled import LabelledData, load_labelled
 from corpus.shards import PackedRows
 from corpus.tokenizer import token_counter
+from encoder.config import AttentionKind
 from foundation.errors import ConfigError, DataError, EncoderError, InputError
 from foundation.home import home, new_run_id
 from foundation.references import check_model_folder, resolve
@@ -25,7 +26,7 @@ from training.deepspeed_json import deepspeed_config
 from training.depth import count_layers, shares_by_depth
 from training.fitting import fitting
 from training.footprint import state_bytes
-from training.hardware import Hardware, decide
+from training.hardware import Decisions, Hardware, decide
 from training.probe import probe_plan
 from training.vocabulary import check_encoder
 from training.workload import Workload, labelled_lengths, packed_lengths, workload
@@ -99,10 +100,9 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
         data = read_labelled(recipe)
         recipe = fitting(recipe, data)
         check_checkpoint(recipe, location, data)
-        rows, findings, longest = len(data.train), findings_of(data, recipe, location), recipe.max_length
+        rows, findings, longest = len(data.train), findings_of(data, recipe, counter := counter_of(location)), recipe.max_length
         outputs = max(1, len(data.labels))
-        lengths = labelled_lengths(recipe, data.train, Path(location)) if Path(location).is_dir() else None
-        documents = lengths
+        lengths = documents = labelled_lengths(recipe, data.train, counter) if counter else None
     else:
         assert isinstance(recipe, PretrainConfig)
         packed = _packed_rows(recipe, location)
@@ -123,7 +123,6 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
     disk = None if parameters is None else run_bytes(parameters, recipe)
     check_room(home().runs, disk or 0)
     steps = total_steps(recipe, rows)
-    is_padded = (decisions.attention.value if decisions else recipe.attention) == "padded"
     return TrainPlan(
         verb=verb,
         run_id=run_id,
@@ -142,10 +141,17 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
         state_bytes_per_worker=None if parameters is None else state_bytes(recipe.stage, parameters, recipe.workers.count),
         disk_bytes=disk,
         outputs=outputs,
-        work=workload(recipe, steps, lengths, documents, is_padded=is_padded) if lengths and documents else None,
+        work=workload(recipe, steps, lengths, documents, attention_of(recipe, decisions)) if lengths and documents else None,
         learning_rates=learning_rates(recipe, Path(location)) if new_model is None else None,
         findings=tuple(finding.as_json() for finding in findings),
     )
+
+
+def attention_of(recipe: RunConfig, decisions: Decisions | None) -> AttentionKind:
+    """How documents are kept apart; where only the workers will decide, what the recipe says, or else what every GPU can."""
+    if decisions:
+        return decisions.attention.value
+    return "block" if recipe.attention == "auto" else recipe.attention
 
 
 def read_labelled(recipe: FinetuneConfig) -> LabelledData:
@@ -156,18 +162,22 @@ def read_labelled(recipe: FinetuneConfig) -> LabelledData:
     return data
 
 
-def findings_of(data: LabelledData, recipe: FinetuneConfig, location: str) -> tuple[Finding, ...]:
+def counter_of(location: str) -> TokenCounter | None:
+    """Counts tokens with an encoder's tokenizer; None for a hub id, which has none here, and for a form that only transformers opens."""
+    return token_counter(Path(location)) if Path(location).is_dir() else None
+
+
+def findings_of(data: LabelledData, recipe: FinetuneConfig, counter: TokenCounter | None) -> tuple[Finding, ...]:
     """What the checks warn of, texts that the model will cut among it.
 
     Args:
         data: The recipe's rows.
         recipe: The recipe.
-        location: The encoder's folder; a hub id has no tokenizer here to count with.
+        counter: Counts tokens; without one, long texts are not looked for.
 
     Raises:
         DataError: Texts are too long, and the recipe refuses that.
     """
-    counter = token_counter(Path(location)) if Path(location).is_dir() else None
     if counter is None:
         return data.findings
     splits = {"train": data.train, "validation": data.validation, "test": data.test}

@@ -20,7 +20,7 @@ from typing import Any, Protocol, assert_never
 import torch
 
 from foundation.records import Recorder
-from training.assembly import Assembly, assemble, evaluate, is_stale, limits_of, loop_arguments, torch_engine
+from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
@@ -35,6 +35,7 @@ from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.runs import METRICS_FILE, TRACE_FILE
 from training.telemetry import Telemetry
+from training.workload import limits_of
 
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 APPLIED_FOLDER = "applied"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from corpus.checks import TokenCounter
 from corpus.labelled import LabelledSplit
 from corpus.positions import BatchSchedule, constant, linear_ramp, position
 from corpus.shards import PackedRows
-from corpus.tokenizer import token_counter
+from encoder.config import AttentionKind
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.division import Limits, microbatches_of_ranks
 from training.flops import attended_length
@@ -48,7 +48,12 @@ def batches(recipe: RunConfig) -> BatchSchedule:
     return linear_ramp(ramp.first_rows, recipe.rows_per_step, increment=ramp.increment, over_rows=ramp.over_rows)
 
 
-def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequence[int], *, is_padded: bool) -> Workload:
+def limits_of(recipe: RunConfig, attention: AttentionKind) -> Limits:
+    """What one worker computes at once."""
+    return Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=attention == "padded")
+
+
+def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequence[int], attention: AttentionKind) -> Workload:
     """Draw steps from sampled rows, and divide them as the loop does.
 
     Args:
@@ -56,10 +61,10 @@ def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequ
         steps: Of the run.
         rows: Tokens of each sampled row.
         documents: Tokens of each document in them; of labelled rows they are the same.
-        is_padded: Whether each row is computed as long as the longest beside it.
+        attention: How documents are kept apart.
     """
     noise = np.random.default_rng(0)
-    limits = Limits(recipe.tokens_per_microbatch, recipe.rows_per_microbatch, is_padded=is_padded)
+    limits = limits_of(recipe, attention)
     workers, counts, largest = recipe.workers.count, [], 0
     for _ in range(_SAMPLED_STEPS):
         lengths = noise.choice(np.asarray(rows), size=recipe.rows_per_step).tolist()
@@ -67,13 +72,13 @@ def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequ
         counts.append(len(dealt[0]))
         for micro in (micro for rank in dealt for micro in rank):
             of_each = [lengths[member] for member in micro.members]
-            largest = max(largest, max(of_each) * len(of_each) if is_padded else sum(of_each))
+            largest = max(largest, max(of_each) * len(of_each) if limits.is_padded else sum(of_each))
     first, last = _mask_shares(recipe)
     share = (first + last) / 2
     one_a_document = len(documents) / sum(documents)
     return Workload(
         tokens=float(np.mean(rows)) * position(steps, batches(recipe)) / steps,
-        attended=max(documents) if is_padded else attended_length(documents),
+        attended=max(documents) if limits.is_padded else attended_length(documents),
         asked_share=share or one_a_document,
         mask_share=share,
         microbatches=max(counts),
@@ -95,15 +100,12 @@ def packed_lengths(packed: PackedRows) -> tuple[list[int], list[int]]:
     return [len(row.ids) for row in rows], [int(size) for row in rows for size in np.diff(np.append(row.starts, len(row.ids)))]
 
 
-def labelled_lengths(recipe: FinetuneConfig, split: LabelledSplit, tokenizer: Path) -> list[int] | None:
-    """Tokens of a sample of labelled rows as the model gets them; None when the tokenizer is of a form that only transformers opens."""
-    counter = token_counter(tokenizer)
-    if counter is None:
-        return None
+def labelled_lengths(recipe: FinetuneConfig, split: LabelledSplit, count: TokenCounter) -> list[int]:
+    """Tokens of a sample of labelled rows, as the model gets them."""
     sampled = spread(len(split)).tolist()
     texts = [split.texts[row] for row in sampled]
     pairs = None if split.pairs is None else [split.pairs[row] for row in sampled]
-    return np.minimum(counter(texts, pairs), recipe.max_length).tolist()  # type: ignore[no-any-return]
+    return np.minimum(count(texts, pairs), recipe.max_length).tolist()  # type: ignore[no-any-return]
 
 
 def spread(rows: int) -> npt.NDArray[np.int64]:

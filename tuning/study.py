@@ -24,6 +24,7 @@ from training.planning import (
     check_room,
     checkpoint_bytes,
     count_parameters,
+    counter_of,
     findings_of,
     read_labelled,
     total_steps,
@@ -108,7 +109,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         check_length(locations[named], config.recipe.max_length)
         check_embeddings(locations[named])
     check_start(config.recipe)
-    findings = findings_of(data, config.recipe, next(iter(locations.values())))
+    findings = findings_of(data, config.recipe, counter_of(next(iter(locations.values()))))
     parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
     check_room(home().runs, study_bytes(parameters, config))
     study_id = new_run_id("tune")

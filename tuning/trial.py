@@ -34,11 +34,12 @@ def run_trial(
     import torch
     from ray import tune
 
-    from training.assembly import assemble, evaluate, limits_of, loop_arguments, torch_engine
+    from training.assembly import assemble, evaluate, loop_arguments, torch_engine
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.hardware import decide
     from training.loop import StepReport, every, train
     from training.probe import probe_cpu
+    from training.workload import limits_of
 
     began = time.perf_counter()
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), sampled)

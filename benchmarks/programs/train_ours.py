@@ -22,7 +22,7 @@ from corpus.order import StepRows, UniformOrder
 from corpus.positions import constant, step_rows
 from corpus.shards import PackedRows
 from foundation.references import resolve
-from training.assembly import Assembly, assemble, evaluate, limits_of, loop_arguments, tokenised
+from training.assembly import Assembly, assemble, evaluate, loop_arguments, tokenised
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.engine import TorchEngine
 from training.fitting import fitting
@@ -33,6 +33,7 @@ from training.memory import Trimming, give_freed_memory_back, keep_freed_memory
 from training.objectives import Supervised
 from training.planning import read_labelled
 from training.tasks import task_of
+from training.workload import limits_of
 
 SAMPLED_STEPS = 20
 

@@ -58,7 +58,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     """
     import torch
 
-    from training.assembly import evaluate, limits_of, loop_arguments
+    from training.assembly import evaluate, loop_arguments
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.deepspeed_json import deepspeed_config
     from training.engine import TorchEngine
@@ -66,6 +66,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     from training.loop import train
     from training.loss_scale import LossScale
     from training.preparation import prepare
+    from training.workload import limits_of
 
     recipe, model, objective = parts(task)
     checkpoint = Checkpoint.open(Path(task["start_from"])) if task.get("start_from") else None

@@ -99,7 +99,7 @@ def finetune(**more: Any) -> FinetuneConfig:
 
 def test_a_steps_micro_batches_are_those_that_the_loop_makes() -> None:
     recipe = finetune(tokens_per_microbatch=50, workers={"count": 2})
-    found = workload(recipe, 100, [20], [20], is_padded=False)
+    found = workload(recipe, 100, [20], [20], "runs")
     of_loop = [microbatches_of_rank([20] * 8, rank, 2, Limits(50)) for rank in range(2)]
     assert found.microbatches == len(of_loop[0]) == len(of_loop[1]) == 2
     assert found.microbatch_tokens == 40
@@ -109,8 +109,8 @@ def test_a_steps_micro_batches_are_those_that_the_loop_makes() -> None:
 def test_padded_rows_count_as_long_as_the_longest_beside_them() -> None:
     recipe = finetune(rows_per_step=2)
     lengths = [10, 30]
-    assert workload(recipe, 10, lengths, lengths, is_padded=False).microbatch_tokens == 60  # the same row may be drawn twice
-    found = workload(recipe, 10, lengths, lengths, is_padded=True)
+    assert workload(recipe, 10, lengths, lengths, "runs").microbatch_tokens == 60  # the same row may be drawn twice
+    found = workload(recipe, 10, lengths, lengths, "padded")
     assert found.microbatch_tokens == 60
     assert found.attended == 30
 
@@ -121,15 +121,15 @@ def pretrain(**more: Any) -> PretrainConfig:
 
 def test_a_batch_warm_up_has_fewer_tokens_in_the_mean_step() -> None:
     ramp = {"first_rows": 8, "increment": 8, "over_rows": 80}
-    plain = workload(pretrain(), 20, [128], [128], is_padded=False)
-    ramped = workload(pretrain(batch_ramp=ramp), 20, [128], [128], is_padded=False)
+    plain = workload(pretrain(), 20, [128], [128], "runs")
+    ramped = workload(pretrain(batch_ramp=ramp), 20, [128], [128], "runs")
     assert plain.tokens == 16 * 128
     assert ramped.tokens == (10 * 8 + 10 * 16) / 20 * 128
     assert ramped.microbatch_tokens == plain.microbatch_tokens
 
 
 def test_a_mask_share_that_falls_counts_its_mean_and_needs_memory_for_its_most() -> None:
-    found = workload(pretrain(mask_share=0.3, masking={"final_share": 0.1}), 20, [100], [100], is_padded=False)
+    found = workload(pretrain(mask_share=0.3, masking={"final_share": 0.1}), 20, [100], [100], "runs")
     assert found.mask_share == found.asked_share == pytest.approx(0.2)
     assert found.microbatch_asked == round(0.3 * found.microbatch_tokens)
 

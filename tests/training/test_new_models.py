@@ -16,13 +16,14 @@ from foundation.bundle import open_bundle
 from foundation.errors import EncoderError
 from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed, make_roberta_encoder, write_reviews, write_tokenizer
-from training.assembly import Assembly, assemble, evaluate, limits_of, loop_arguments
+from training.assembly import Assembly, assemble, evaluate, loop_arguments
 from training.checkpoint import Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.engine import TorchEngine
 from training.export import export_classifier, export_encoder
 from training.loop import train
 from training.planning import plan, read_labelled
+from training.workload import limits_of
 
 pytestmark = pytest.mark.slow
 FAMILIES = ("bert", "roberta", "distilbert", "modernbert")
