@@ -83,6 +83,7 @@ def plan(
 
 def _text(verb: str, recipe: Any, found: Estimate) -> str:
     from foundation.progress import duration
+    from training.live import size
 
     workers, on_gpus = recipe.workers.count, recipe.workers.gpus_each > 0
     many = f"{workers} workers" if workers > 1 else "1 worker"
@@ -105,27 +106,23 @@ def _text(verb: str, recipe: Any, found: Estimate) -> str:
     lines += ["", *_table(found.memory, found.stage.value), ""]
     if not on_gpus and verb == "finetune":
         lines.append("  rows of unlike lengths leave holes in a CPU's memory: up to four times the tensors were held after an hour")
-    lines.append(f"  {'memory':<14}{_size(found.room.bytes)} for a worker ({found.room.source})")
+    lines.append(f"  {'memory':<14}{size(found.room.bytes)} for a worker ({found.room.source})")
     use = {"torch": "engine torch", "none": "nothing"}.get(found.stage.value, f"ZeRO {found.stage.value}")
     lines.append(f"  {'recommended':<14}{use}: {found.stage.reason}")
-    mine = "torch" if recipe.stage is None else str(recipe.stage)
-    if mine != found.stage.value and found.stage.value != "none":
-        lines.append(f"  {'':<14}the recipe has {mine if mine == 'torch' else f'ZeRO {mine}'}; set sharding.zero_stage={found.stage.value}")
+    if recipe.stage is not None and found.stage.value not in (str(recipe.stage), "none"):
+        key = "engine" if found.stage.value == "torch" else "zero_stage"
+        lines.append(f"  {'':<14}the recipe has ZeRO {recipe.stage}; set sharding.{key}={found.stage.value}")
     return "\n".join(lines)
 
 
 def _table(memory: Mapping[str, Footprint], best: str) -> list[str]:
     """Bytes of one worker by part (rows) and stage (columns)."""
-    names = {stage: "torch" if stage == "torch" else f"ZeRO {stage}" for stage in memory}
-    heads = "".join(f"{name + (' *' if stage == best else ''):>12}" for stage, name in names.items())
-    rows = [f"  {told:<22}" + "".join(f"{_size(getattr(found, part)):>12}" for found in memory.values()) for part, told in _PARTS.items()]
-    return [f"  {'memory of a worker':<22}{heads}", *rows]
-
-
-def _size(count: float) -> str:
     from training.live import size
 
-    return size(count)
+    names = {stage: "torch" if stage == "torch" else f"ZeRO {stage}" for stage in memory}
+    heads = "".join(f"{name + (' *' if stage == best else ''):>12}" for stage, name in names.items())
+    rows = [f"  {told:<22}" + "".join(f"{size(getattr(found, part)):>12}" for found in memory.values()) for part, told in _PARTS.items()]
+    return [f"  {'memory of a worker':<22}{heads}", *rows]
 
 
 def _count(number: float) -> str:

@@ -51,6 +51,15 @@ def test_a_plan_tells_people_everything_and_creates_nothing(
     assert "recommended" in text
 
 
+def test_a_stage_other_than_the_recipes_is_told_with_the_key_to_set(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *finetuning(place), "sharding.engine=deepspeed", *QUICK]) == 0
+    assert "the recipe has ZeRO 2; set sharding.engine=torch" in capsys.readouterr().out
+    assert main(["plan", *finetuning(place), "workers.count=2", "sharding.zero_stage=3", *QUICK]) == 0
+    assert "the recipe has ZeRO 3; set sharding.zero_stage=" in capsys.readouterr().out
+    assert main(["plan", *finetuning(place), *QUICK]) == 0
+    assert "the recipe has" not in capsys.readouterr().out
+
+
 def test_the_verb_follows_from_the_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tuned = planned(capsys, *finetuning(place), *QUICK)
     assert (tuned["verb"], tuned["rows"], tuned["stage_in_recipe"]) == ("finetune", 72, None)
