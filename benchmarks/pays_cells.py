@@ -19,6 +19,7 @@ import pyarrow.parquet
 from benchmarks.cells import Answer, Cells
 from benchmarks.harness import HERE
 from benchmarks.pays_recipes import (
+    ALL_RATES_AT,
     CHOOSING_SEED,
     CHOSEN_AT,
     FINE_TUNING,
@@ -111,6 +112,9 @@ class Bench:
         if len(rates) == 1:
             return rates[0]
         at = CHOSEN_AT[labels]
+        if at != ALL_RATES_AT:
+            best = rates.index(self.best_rate(recipe, ALL_RATES_AT, rates))
+            rates = rates[max(0, best - 1) : best + 1]
         found = {rate: self.scores(recipe, at, rate, CHOOSING_SEED, split="validation")["macro_f1"] for rate in rates}
         return max(found, key=lambda rate: found[rate])
 

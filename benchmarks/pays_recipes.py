@@ -53,15 +53,11 @@ def falling(texts: Texts, minutes: float, peak_lr: float) -> Stage:
 
 RECIPES = (
     Recipe("scratch", "scratch"),
-    Recipe("scratch-general-30", "scratch", (falling("general", 30, 2e-3),)),
+    Recipe("scratch-general-15", "scratch", (falling("general", 15, 2e-3),)),
     Recipe("scratch-task-15", "scratch", (falling("task", 15, 2e-3),)),
-    Recipe("scratch-task-30", "scratch", (falling("task", 30, 2e-3),)),
-    Recipe("scratch-general-15-task-15", "scratch", (falling("general", 15, 2e-3), Stage("task", 15, 1e-3))),
     Recipe("minilm", "minilm"),
-    Recipe("minilm-general-30", "minilm", (Stage("general", 30, 1e-4),)),
-    Recipe("minilm-task-10", "minilm", (Stage("task", 10, 1e-4),)),
-    Recipe("minilm-task-30", "minilm", (Stage("task", 30, 1e-4),)),
-    Recipe("minilm-task-30-gentle", "minilm", (Stage("task", 30, 5e-5, layer_decay=0.8),)),
+    Recipe("minilm-general-15", "minilm", (Stage("general", 15, 1e-4),)),
+    Recipe("minilm-task-15", "minilm", (Stage("task", 15, 1e-4),)),
 )
 QUICK_RECIPES = (
     Recipe("scratch", "scratch"),
@@ -74,7 +70,7 @@ class FineTuning:
     """How every model of one start is fine-tuned."""
 
     rates: tuple[float, ...]
-    """The best on validation rows is taken, for each model and number of labels."""
+    """Ascending. The best on validation rows is taken, for each model and number of labels."""
     epochs: dict[int | None, float]
     """By labels a class; None is all of them."""
     rows_per_step: dict[int | None, int]
@@ -89,6 +85,9 @@ LONGEST = 64
 LABELS: tuple[int | None, ...] = (10, 100, None)
 CHOSEN_AT: dict[int | None, int] = {10: 10, 100: 100, None: 100}
 """Labels a class at which the learning rate is chosen: three whole trainings on all of them would take longer than everything else."""
+ALL_RATES_AT = 10
+"""Labels a class at which all rates are tried; with more, the best one there and the next lower one: the steps are more, and each is
+minutes."""
 SEEDS = (1, 2, 3)
 CHOOSING_SEED = 0
 CONFIRMING_SEEDS = (11, 12, 13)

@@ -64,9 +64,13 @@ def test_figures_of_several_seeds_are_told_with_their_spread() -> None:
     assert spread([54.0]) == "54.00"
 
 
-def test_at_least_six_pretrainings_are_tried_each_beside_its_start_without() -> None:
+def test_both_starts_are_pretrained_on_both_kinds_of_texts_within_half_an_hour_each_beside_its_start_without() -> None:
     assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
-    assert sum(bool(recipe.stages) and recipe.minutes <= 30 for recipe in RECIPES) >= 6
+    tried = [recipe for recipe in RECIPES if recipe.stages]
+    assert {(recipe.start, recipe.stages[-1].texts) for recipe in tried} == {
+        (a, b) for a in ("scratch", "minilm") for b in ("general", "task")
+    }
+    assert all(recipe.minutes <= 30 for recipe in tried)
     for recipe in RECIPES:
         assert any(other.start == recipe.start and not other.stages for other in RECIPES)
     assert LABELS == (10, 100, None)
@@ -134,6 +138,21 @@ def test_fine_tuning_is_compared_by_speed_and_when_it_is_whole_by_accuracy(encod
     assert [row.name for row in whole] == ["against_dynamic_padding", "against_group_by_length", "accuracy_difference"]
     assert 0 < whole[-1].ours <= 100
     assert whole[-1].kind == "within"
+
+
+def test_with_many_labels_the_best_rate_of_few_and_the_next_lower_one_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[int | None, float]] = []
+
+    def scores(bench: Any, recipe: Recipe, labels: int | None, rate: float, seed: int, *, split: str) -> dict[str, float]:
+        tried.append((labels, rate))
+        return {"macro_f1": -abs(rate - 2.0) if labels == 10 else -rate}
+
+    monkeypatch.setattr(pays_cells.Bench, "scores", scores)
+    bench = object.__new__(pays_cells.Bench)
+    assert bench.best_rate(RECIPES[0], 10, (1.0, 2.0, 3.0)) == 2.0
+    tried.clear()
+    assert bench.best_rate(RECIPES[0], None, (1.0, 2.0, 3.0)) == 1.0
+    assert [rate for labels, rate in tried if labels == 100] == [1.0, 2.0]
 
 
 @pytest.mark.slow
