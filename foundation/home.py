@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from foundation.errors import ConfigError
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,21 @@ def new_run_id(verb: str) -> str:
     Ray Train silently resumes a run whose name is used again, so a name must never come back by accident.
     """
     return f"{verb}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def checked_run_id(name: str) -> str:
+    """A run's name that a user gave, if it can be one and no run of this home has it.
+
+    Raises:
+        ConfigError: It cannot be a folder's name everywhere, or is in use.
+    """
+    if not _RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name: {name!r}: a run's name has up to 80 letters, digits, dots, dashes and underscores, a letter or digit first"
+        )
+    if (home().runs / name).exists():
+        raise ConfigError(f"--name: {name}: in use by a run in {home().runs}; give another name, or go on with that run: --resume {name}")
+    return name
 
 
 def git_revision(folder: Path | None = None) -> str | None:

@@ -132,8 +132,12 @@ class Checkpoint:
             places.sort()
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, folder: Path, *, is_verified: bool = False) -> Checkpoint:
         """Verify and open.
+
+        Args:
+            folder: The checkpoint.
+            is_verified: The files' hashes have been compared already, by another rank; their sizes are compared all the same.
 
         Raises:
             RunError: No manifest, a newer format, or a missing, altered or surplus file, named.
@@ -153,7 +157,7 @@ class Checkpoint:
             path = folder / name
             if name not in present:
                 raise RunError(f"{path}: missing from the checkpoint; use an earlier one")
-            if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            if path.stat().st_size != entry["bytes"] or not (is_verified or sha256_of(path) == entry["sha256"]):
                 raise RunError(f"{path}: altered or cut off (size or SHA-256 is not the manifest's); use an earlier checkpoint")
         if surplus := sorted(present - set(manifest["files"])):
             raise RunError(f"{folder / surplus[0]}: not part of the checkpoint; remove it")
@@ -220,6 +224,19 @@ class Checkpoint:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.read("param", name).reshape(parameter.shape))
+
+
+def first_whole(folders: Iterable[Path]) -> tuple[Path | None, tuple[str, ...]]:
+    """The first of ``folders`` that is a whole checkpoint, None when none is; and what is wrong with those before it."""
+    damaged: list[str] = []
+    for folder in folders:
+        try:
+            Checkpoint.open(folder)
+        except RunError as error:
+            damaged.append(str(error))
+        else:
+            return folder, tuple(damaged)
+    return None, tuple(damaged)
 
 
 def _memory(kept: Mapping[str, Any]) -> Memory:

@@ -1,7 +1,7 @@
 """Where a run's wall-clock time went, from the rows of its record: pure arithmetic, no clock of its own.
 
 Goodput is the share that went into steps which count. A step that was done and then done again after a restart is ``lost`` the first
-time. The parts add up to the wall-clock time; ``other`` is what no row accounts for (logging, export).
+time. The parts add up to the wall-clock time in which a command drove the run; ``other`` is what no row accounts for (logging, export).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Goodput:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time."""
+        """Wall-clock time in which a command drove the run."""
         return float(sum(asdict(self).values()))
 
     @property
@@ -58,6 +58,7 @@ class Ledger:
         # What had been spent at each checkpoint: the places that a restart can go back to.
         self._at: dict[int, Goodput] = {}
         self._has_attempt = False
+        self._undriven = 0.0
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Account for the next row of the record."""
@@ -71,6 +72,9 @@ class Ledger:
                 self._spent = replace(spent, start=gap)
             self._has_attempt = True
             self._at.setdefault(row["step"], self._spent)
+        elif event == "resumed":
+            # Between a driver that died and the command that went on, the run took nobody's time.
+            self._undriven += max(0.0, row["time"] - self._last)
         elif event == "step":
             data = row["loader_seconds"]
             self._spent = replace(spent, data=spent.data + data, compute=spent.compute + row["seconds"] - data)
@@ -82,7 +86,7 @@ class Ledger:
 
     def split(self, until: float | None = None) -> Goodput:
         """The parts up to ``until`` (Unix seconds; default: the last row)."""
-        wall = max(self._last, until or 0.0) - self._started
+        wall = max(self._last, until or 0.0) - self._started - self._undriven
         return replace(self._spent, other=max(0.0, wall - self._spent.seconds))
 
     def _back_to(self, step: int) -> Goodput:

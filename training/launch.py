@@ -1,14 +1,16 @@
 """Apply a ``TrainPlan``: Ray Train V2 runs the workers, the driver shows progress, exports the best checkpoint and records the run.
 
-The driver follows the run's own record (``metrics.jsonl`` in the run folder); workers never talk to MLflow.
+The driver follows the run's own record (``metrics.jsonl`` in the run folder); workers never talk to MLflow. A plan that resumes a run goes
+on in its folder, under its id.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,21 +19,23 @@ from cluster.background import Background
 from cluster.session import Session
 from foundation.bundle import Bundle
 from foundation.config import dump_yaml
-from foundation.errors import RaybertError, RunError
+from foundation.errors import ConfigError, RaybertError, RunError
 from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
-from foundation.records import Tail
+from foundation.records import Tail, read_rows
 from training import runs
+from training.checkpoint import first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.goodput import Ledger
 from training.live import watching
 from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
+from training.resuming import make_up_for_missing
 from training.telemetry import Telemetry
 from training.worker import KINDS, run_worker
 
 if TYPE_CHECKING:
-    from training.recording import Curves
+    from training.recording import Curves, Recording
 
 _POLL_S = 0.5
 _TELL_S = 10.0
@@ -53,7 +57,9 @@ class RunResult:
     metrics: dict[str, float]
     """Of the best checkpoint, on held-out rows."""
     train_seconds: float
+    """Of this command."""
     restarts: int
+    """Attempts after the first, those that ``--resume`` began among them."""
     mlflow_run: str
     version: str | None
     """``NAME/version`` when the run registered its bundle."""
@@ -75,37 +81,46 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
 
     Raises:
         RunError: The workers failed more often than the recipe allows; the message holds the cause.
+        ConfigError: The run's name came into use since it was planned, or another process drives the run.
     """
-    from training.recording import Curves, Recording
+    folder = Path(plan.run_folder)
+    if plan.resumes is None:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(f"{plan.run_id}: in use by a run since this one was planned; give another name") from None
+    with runs.driven(folder):
+        return _launch(plan, session, folder)
+
+
+def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
+    from training.recording import Curves
     from training.report import write_report
 
     recipe = KINDS[plan.verb].model_validate(plan.recipe)
-    folder = Path(plan.run_folder)
-    folder.mkdir(parents=True)
-    write_atomically(folder / "recipe.yaml", dump_yaml(recipe))
+    write_atomically(folder / runs.RECIPE_FILE, dump_yaml(recipe))
     say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.count} worker(s), engine {plan.engine}")
-    revision = git_revision(Path(__file__).parent) or "unknown"
-    recording = Recording(plan.run_id, plan.recipe, {"raybert.verb": plan.verb, "raybert.git": revision})
-    runs.begin(folder, plan.as_json(), score=recipe.score, score_order=recipe.score_order)
+    known, recording = _recorded(plan, recipe, folder)
     state = "failed"
     try:
         with Curves(recording.log_rows) as curves:
             began = time.monotonic()
-            outcome = _fit(plan, recipe, curves)
+            outcome = _fit(plan, recipe, curves, known)
             train_seconds = time.monotonic() - began
         if message := outcome.return_value.get("gave_up"):
             raise RunError(f"{plan.verb}: run {plan.run_id}: {message}; run folder: {folder}")
         fingerprint = outcome.return_value["data_fingerprint"]
         recording.tag("raybert.data_fingerprint", fingerprint)
-        checkpoint, metrics = _best(outcome, recipe)
+        checkpoint, metrics = best_whole(outcome.best_checkpoints, recipe)
         bundle = _export(plan, recipe, checkpoint, metrics, fingerprint)
         version = recording.log_bundle(bundle, recipe.register_as)
         state = "finished"
     except KeyboardInterrupt:
         state = "interrupted"
-        say(f"{plan.verb}: interrupted; the last committed checkpoint is kept in {folder}")
         raise
     finally:
+        if state != "finished" and runs.checkpoints(folder):
+            say(f"{plan.verb}: {state}; to go on from the last checkpoint: raybert {plan.verb} --resume {plan.run_id}")
         recording.finish(_STATUS[state])
         runs.end(folder, state)
         run = runs.open_run(str(folder))
@@ -132,8 +147,26 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
     return result
 
 
-def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves) -> Any:
-    """Run the trainer to its end, and show the run's record meanwhile."""
+def _recorded(plan: TrainPlan, recipe: RunConfig, folder: Path) -> tuple[int, Recording]:
+    """Write down that the run begins, or goes on. Returns how many rows its record has from before, and its MLflow run."""
+    from training.recording import Recording
+
+    tags = {"raybert.verb": plan.verb, "raybert.git": git_revision(Path(__file__).parent) or "unknown"}
+    if plan.resumes is None:
+        recording = Recording(plan.run_id, plan.recipe, tags)
+        told = {"score": recipe.score, "score_order": recipe.score_order}
+        runs.begin(folder, plan.as_json(), **told, mlflow_run=recording.mlflow_id)
+        return 0, recording
+    make_up_for_missing(folder)
+    recording = Recording(plan.run_id, plan.recipe, tags, resumes=runs.open_run(str(folder)).about.get("mlflow_run"))
+    runs.go_on(folder, plan.as_json(), mlflow_run=recording.mlflow_id)
+    rows = read_rows(folder / runs.METRICS_FILE)
+    recording.log_missing(rows)
+    return len(rows), recording
+
+
+def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
+    """Run the trainer to its end, and show the run's record meanwhile; of that, ``known`` rows are from before."""
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -159,25 +192,27 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves) -> Any:
         ),
     )
     with Background(trainer.fit, name="ray-train") as work:
-        _follow(plan, work, curves)
+        _follow(plan, work, curves, known)
         try:
             return work.result()
         except Exception as error:
             raise _explained(error, plan) from None
 
 
-def _follow(plan: TrainPlan, work: Background[Any], curves: Curves) -> None:
+def _follow(plan: TrainPlan, work: Background[Any], curves: Curves, known: int) -> None:
     """Show the run's record as it grows, log it, and tell Prometheus its goodput, until the trainer ends."""
-    tail, ledger, telemetry = Tail(Path(plan.run_folder) / runs.METRICS_FILE), Ledger(time.time()), Telemetry(plan.run_id, "driver")
+    run = runs.open_run(plan.run_folder)
+    tail, ledger, telemetry = Tail(run.folder / runs.METRICS_FILE), Ledger(run.about["started"]), Telemetry(plan.run_id, "driver")
     told = time.monotonic()
     with watching(plan.verb, plan.run_id, plan.steps) as watch:
         while True:
             is_last = work.wait(0)
             rows = list(tail.rows())
-            watch.show(rows)
-            curves.add(rows)
             for row in rows:
                 ledger.add(row)
+            rows, known = rows[known:], max(0, known - len(rows))
+            watch.show(rows)
+            curves.add(rows)
             if is_last or time.monotonic() - told >= _TELL_S:
                 told = time.monotonic()
                 telemetry.tell("raybert_train_goodput", ledger.split(time.time()).share)
@@ -186,18 +221,33 @@ def _follow(plan: TrainPlan, work: Background[Any], curves: Curves) -> None:
             work.wait(_POLL_S)
 
 
-def _best(outcome: Any, recipe: RunConfig) -> tuple[Path, dict[str, float]]:
-    """The kept checkpoint with the best score; the earliest of equals."""
+def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) -> tuple[Path, dict[str, float]]:
+    """The checkpoint with the best score of those that are whole, the earliest of equals; what is passed over is told.
+
+    Args:
+        kept: Ray's checkpoints with their metrics.
+        recipe: Says which metric, and which way it is better.
+
+    Raises:
+        RunError: None is whole.
+    """
     sign = 1 if recipe.score_order == "max" else -1
-    kept = sorted(outcome.best_checkpoints, key=lambda item: item[1]["step"])
-    checkpoint, metrics = max(kept, key=lambda item: sign * item[1][recipe.score])
-    return Path(checkpoint.path), metrics
+    ranked = sorted(kept, key=lambda item: (-sign * item[1][recipe.score], item[1]["step"]))
+    metrics_of = {Path(checkpoint.path): metrics for checkpoint, metrics in ranked}
+    best, damaged = first_whole(metrics_of)
+    if best is None:
+        raise RunError(f"no checkpoint is whole, so there is no model to export: {'; '.join(damaged)}")
+    for reason in damaged:
+        say(f"warning: {reason}; the next best checkpoint is taken")
+    return best, metrics_of[best]
 
 
 def _export(plan: TrainPlan, recipe: RunConfig, checkpoint: Path, metrics: dict[str, float], fingerprint: str) -> Bundle:
     from training.export import export_classifier, export_encoder
 
     target = Path(plan.run_folder) / "bundle"
+    if plan.resumes is not None:
+        shutil.rmtree(target, ignore_errors=True)  # of a driver that died before it could say that the run has finished
     kept = {name: value for name, value in metrics.items() if name != "step"}
     if isinstance(recipe, FinetuneConfig):
         return export_classifier(target, checkpoint, recipe, plan.location, read_labelled(recipe), run_id=plan.run_id, metrics=kept)

@@ -235,8 +235,10 @@ class _Lines:
 
 
 def _told(view: View, row: Mapping[str, Any]) -> View:
-    """The view after ``row``; a restart is said at once."""
+    """The view after ``row``; a restart, and what is wrong with a checkpoint, are said at once."""
     after = seen(view, row)
+    if row["event"] == "damaged":
+        say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
     if row["event"] == "attempt" and row["step"] > 0:
         say(f"{view.what}: goes on from the checkpoint at step {row['step']} with {_workers(after)}")
     return after

@@ -37,6 +37,20 @@ _CHECKPOINT_STATES = 3  # parameters and two moments
 
 
 @dataclass(frozen=True)
+class Resumption:
+    """Where a run goes on that was begun by an earlier command."""
+
+    step: int
+    """Steps that its checkpoint has behind it; 0 when there is none yet."""
+    checkpoint: str | None
+    """The folder; None begins from the first step."""
+    damaged: tuple[str, ...]
+    """What is wrong with later checkpoints, which are passed over."""
+    changes: dict[str, tuple[Any, Any]]
+    """Keys of the recipe that differ: what the run had, and what it goes on with."""
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """A run before it is started."""
 
@@ -62,6 +76,8 @@ class TrainPlan:
     """Parameters, gradients and optimiser state by ZeRO's formula; activations come on top."""
     disk_bytes: int | None
     """What the run folder may hold at once: checkpoints and bundle."""
+    data_fingerprint: str
+    """Of the labelled rows, or of the packed ones."""
     outputs: int
     """Logits of a token that is asked for: the vocabulary, or one for each class."""
     work: Workload | None = None
@@ -71,19 +87,22 @@ class TrainPlan:
     are not on this machine yet."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of labelled rows warn of: kind, severity, message, count and the first rows of each."""
+    resumes: Resumption | None = None
+    """None for a run that is yet to begin."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
-def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> TrainPlan:
+def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None, *, run_id: str | None = None) -> TrainPlan:
     """Check a recipe against its data and its encoder, and say what the run would take. Starts and writes nothing.
 
     Args:
         verb: What it is a recipe of.
         recipe: The recipe.
         hardware: What to decide for; None looks at this machine.
+        run_id: The run's name; None makes one up.
 
     Raises:
         InputError: What is wrong with recipe, data or encoder.
@@ -101,14 +120,14 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
         recipe = fitting(recipe, data)
         check_checkpoint(recipe, location, data)
         rows, findings, longest = len(data.train), findings_of(data, recipe, counter := counter_of(location)), recipe.max_length
-        outputs = max(1, len(data.labels))
+        outputs, fingerprint = max(1, len(data.labels)), data.fingerprint
         lengths = documents = labelled_lengths(recipe, data.train, counter) if counter else None
     else:
         assert isinstance(recipe, PretrainConfig)
         packed = _packed_rows(recipe, location)
         check_checkpoint(recipe, location, packed)
         rows, longest = packed.order(recipe.seed, short_first=recipe.curriculum == "short_first").rows, packed.sequence_length
-        outputs = packed.manifest.tokenizer.vocabulary
+        outputs, fingerprint = packed.manifest.tokenizer.vocabulary, packed.manifest.fingerprint
         lengths, documents = packed_lengths(packed)
     if recipe.tokens_per_microbatch < longest:
         raise ConfigError(
@@ -118,7 +137,7 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
     hardware = hardware or probe_plan(recipe)
     decisions = decide(hardware, recipe) if hardware else None
     deepspeed = deepspeed_config(recipe, decisions) if recipe.engine == "deepspeed" else None
-    run_id = new_run_id(verb)
+    run_id = run_id or new_run_id(verb)
     parameters = count_parameters(Path(location)) if new_model is None else new_model.parameters(outputs)
     disk = None if parameters is None else run_bytes(parameters, recipe)
     check_room(home().runs, disk or 0)
@@ -140,6 +159,7 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None) -> Tra
         parameters=parameters,
         state_bytes_per_worker=None if parameters is None else state_bytes(recipe.stage, parameters, recipe.workers.count),
         disk_bytes=disk,
+        data_fingerprint=fingerprint,
         outputs=outputs,
         work=workload(recipe, steps, lengths, documents, attention_of(recipe, decisions)) if lengths and documents else None,
         learning_rates=learning_rates(recipe, Path(location)) if new_model is None else None,

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from foundation.bundle import Bundle
+from foundation.config import flat
 from foundation.errors import first_line
 from foundation.home import Home, home
 from foundation.progress import say
@@ -28,19 +29,32 @@ _NOT_CURVES = {"event", "time", "step", "attempt"}
 class Recording:
     """One MLflow run."""
 
-    def __init__(self, run_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str], where: Home | None = None) -> None:
+    def __init__(
+        self, run_id: str, parameters: Mapping[str, Any], tags: Mapping[str, str], where: Home | None = None, *, resumes: str | None = None
+    ) -> None:
+        """``resumes``: an MLflow run to go on with; one that the store does not have is made anew, and told of."""
         from mlflow.entities import Param, RunTag
+        from mlflow.exceptions import MlflowException
 
         where = where or home()
         self.registry = Registry(where=where)
         client = self.registry.client
+        if resumes is not None:
+            try:
+                with quiet_mlflow():
+                    client.update_run(resumes, status="RUNNING")
+            except MlflowException as error:
+                say(f"MLflow: {resumes} cannot be gone on with, so the run is recorded anew: {first_line(error)}")
+            else:
+                self.mlflow_id: str = resumes
+                return
         with quiet_mlflow():
             experiment = client.get_experiment_by_name(EXPERIMENT)
             # A store of this home keeps artifacts in the home; a server keeps them where it was told to.
             location = where.artifacts.as_uri() if self.registry.tracking_uri.startswith("sqlite:///") else None
             experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=location)
             run = client.create_run(experiment_id, run_name=run_id, tags={"raybert.run_id": run_id})
-            self.mlflow_id: str = run.info.run_id
+            self.mlflow_id = run.info.run_id
             client.log_batch(
                 self.mlflow_id,
                 params=[Param(key, str(value)[:500]) for key, value in flat(parameters).items()],
@@ -51,6 +65,12 @@ class Recording:
         """Set a tag of the run; a store that fails is told of."""
         with _told("a tag"), quiet_mlflow():
             self.registry.client.set_tag(self.mlflow_id, key, value)
+
+    def log_missing(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log those of an earlier driver's rows that it had no time for; a store that fails is told of."""
+        with _told("the curves of the earlier command"), quiet_mlflow():
+            logged = max((point.step for point in self.registry.client.get_metric_history(self.mlflow_id, "loss")), default=-1)
+            self.log_rows([row for row in rows if row.get("step", -1) > logged])
 
     def log_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log the numbers of a run's record as curves over the step."""
@@ -144,14 +164,3 @@ def _told(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         say(f"MLflow: {what} could not be recorded: {first_line(error)}")
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping to dotted keys."""
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value
-    return result

@@ -59,11 +59,10 @@ def page(run: Run) -> str:
 
 
 def _head(run: Run, figures: Mapping[str, Any]) -> str:
-    ended = run.about["ended"] or (run.rows[-1]["time"] if run.rows else run.about["started"])
     told = [
         f"<span class=state>{escape(figures['state'])}</span>",
         f"begun {datetime.fromtimestamp(run.about['started'], UTC):%Y-%m-%d %H:%M} UTC",
-        f"{duration(ended - run.about['started'])} in all",
+        f"{duration(run.goodput().seconds)} in all",
         f"encoder {escape(str(run.plan['recipe'].get('encoder', run.plan['location'])))}",
     ]
     if figures["data_fingerprint"]:

@@ -1,43 +1,110 @@
 """A training run's folder: which files are in it, what they say. Reads only; no torch, no Ray.
 
 ``run.json`` is the driver's (what was planned, how it stands), ``metrics.jsonl`` rank 0's, ``result.json`` comes when the run has finished.
+A driver holds ``driver.lock`` as long as it lives.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import DataError
+from foundation.errors import ConfigError, DataError
 from foundation.home import Home, home, write_json
-from foundation.records import read_rows
+from foundation.records import Recorder, read_rows
 from training.goodput import Goodput, goodput
 from training.phases import PhaseTime, phase_table
 
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
+RECIPE_FILE = "recipe.yaml"
 REPORT_FILE = "report.html"
+LOCK_FILE = "driver.lock"
 TRACE_FILE = "trace.json.gz"
 VERBS = ("pretrain", "finetune")
+_CHECKPOINT = re.compile(r"step-(\d+)-\w+")
+# Whoever looks whether a run is driven holds its lock for a moment.
+_LOCK_S = 2.0
 
 
-def begin(folder: Path, plan: Mapping[str, Any], *, score: str, score_order: str) -> None:
+@contextlib.contextmanager
+def driven(folder: Path) -> Iterator[None]:
+    """Drive a run within the block: no second process can. The lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: Another process drives it.
+    """
+    with (folder / LOCK_FILE).open("a") as lock:
+        deadline = time.monotonic() + _LOCK_S
+        while not _locks(lock.fileno(), fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{folder.name}: another process is driving this run; wait for it, or stop it first")
+            time.sleep(0.05)
+        yield
+
+
+def begin(folder: Path, plan: Mapping[str, Any], *, score: str, score_order: str, mlflow_run: str | None = None) -> None:
     """Write down that a run has begun, by this process."""
-    about = {"state": "running", "started": time.time(), "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
-    write_json(folder / RUN_FILE, about | {"score": score, "score_order": score_order, "plan": dict(plan)})
+    about = _driver() | {"started": time.time(), "score": score, "score_order": score_order, "mlflow_run": mlflow_run}
+    write_json(folder / RUN_FILE, about | {"plan": dict(plan)})
+
+
+def go_on(folder: Path, plan: Mapping[str, Any], *, mlflow_run: str | None = None) -> None:
+    """Write down that this process goes on with a run, in ``run.json`` and as a row of the record."""
+    about = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    write_json(folder / RUN_FILE, about | _driver() | {"mlflow_run": mlflow_run, "plan": dict(plan)})
+    recorder = Recorder(folder / METRICS_FILE)
+    recorder.write("resumed", host=socket.gethostname(), pid=os.getpid(), changes=plan["resumes"]["changes"])
+    recorder.close()
 
 
 def end(folder: Path, state: str) -> None:
     """Write down how a run ended: ``finished``, ``failed`` or ``interrupted``."""
     write_json(folder / RUN_FILE, json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) | {"state": state, "ended": time.time()})
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Folders of a run's checkpoints, whole or not, that of the most steps first."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir()]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def checkpoints_up_to(latest: Path) -> list[Path]:
+    """``latest``, whether it is there or not, then the run's checkpoints of fewer steps, that of the most first."""
+    return [latest, *(path for path in checkpoints(latest.parent) if step_of(path) < step_of(latest))]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Steps that were done when a checkpoint was written, from its folder's name."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def _driver() -> dict[str, Any]:
+    return {"state": "running", "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _locks(handle: int, kind: int) -> bool:
+    """Whether the lock was had; without waiting. A file system that has no locks gives it to everybody."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -69,8 +136,7 @@ class Run:
     def state(self) -> str:
         """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that ran it is gone without a word."""
         state: str = self.about["state"]
-        is_here = self.about["host"] == socket.gethostname()
-        return "lost" if state == "running" and is_here and not Path(f"/proc/{self.about['pid']}").exists() else state
+        return "lost" if state == "running" and not self._is_driven() else state
 
     @property
     def steps_done(self) -> int:
@@ -132,10 +198,16 @@ class Run:
             "ended": self.about["ended"],
             "goodput": self.goodput().as_json(),
             "phases": [asdict(row) for row in self.phases()],
-            "data_fingerprint": (self.result or {}).get("data_fingerprint"),
+            "data_fingerprint": (self.result or self.plan).get("data_fingerprint"),
             "folder": str(self.folder),
             "report": str(report) if (report := self.folder / REPORT_FILE).exists() else None,
         }
+
+    def _is_driven(self) -> bool:
+        with contextlib.suppress(OSError), (self.folder / LOCK_FILE).open() as lock:
+            return not _locks(lock.fileno(), fcntl.LOCK_SH)
+        # Of a version that had no lock.
+        return self.about["host"] != socket.gethostname() or Path(f"/proc/{self.about['pid']}").exists()
 
     def _last_attempt(self) -> list[dict[str, Any]]:
         first = max((place for place, row in enumerate(self.rows) if row["event"] == "attempt"), default=0)

@@ -11,17 +11,17 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol, TypeVar, assert_never
 
 import torch
 
 from foundation.records import Recorder
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
-from training.checkpoint import Checkpoint, Progress, write_manifest
+from training.checkpoint import Checkpoint, Progress, first_whole, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
@@ -33,16 +33,17 @@ from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
-from training.runs import METRICS_FILE, TRACE_FILE
+from training.runs import METRICS_FILE, TRACE_FILE, checkpoints_up_to
 from training.telemetry import Telemetry
 from training.workload import limits_of
 
+T = TypeVar("T")
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 APPLIED_FOLDER = "applied"
 
 
 def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end, resuming from the run's last checkpoint when there is one.
+    """Train to the end, resuming from the run's last whole checkpoint when there is one.
 
     Args:
         payload: ``verb``, ``recipe`` (plain values), ``location`` (the encoder), ``run_folder``.
@@ -57,12 +58,16 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     hardware = probe_gang(device)
     decisions = decide(hardware, recipe)
     assembly = assemble(recipe, payload["location"], attention=decisions.attention.value)
-    with _resumed(recipe) as checkpoint:
-        engine = _engine(recipe, assembly, decisions, device, checkpoint)
-        progress = checkpoint.progress if checkpoint else Progress(0, 0)
+    checkpoint, damaged = _beginning(recipe, context.get_world_rank(), context.get_world_size())
+    if damaged and checkpoint is None:
+        # Returned, not raised, as below: a restart would find the same.
+        return {"gave_up": f"no checkpoint is whole, so there is nothing to go on from: {'; '.join(damaged)}"}
+    engine = _engine(recipe, assembly, decisions, device, checkpoint)
+    progress = checkpoint.progress if checkpoint else Progress(0, 0)
     attempt = _agreed(secrets.token_hex(3), context.get_world_size())
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
+    run.record_damage(damaged)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
     hooks: list[Hook] = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
     is_resumed = ray_train.get_checkpoint() is not None
@@ -127,6 +132,11 @@ class _Run:
         self.telemetry = Telemetry(folder.name, engine.rank)
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
+
+    def record_damage(self, damaged: Iterable[str]) -> None:
+        for reason in damaged:
+            if self.metrics:
+                self.metrics.write("damaged", step=self.progress.step, reason=reason)
 
     def record_attempt(self, world_size: int, **found: Any) -> None:
         began = {"attempt": self.attempt, "step": self.progress.step, "world_size": world_size, "pid": os.getpid()}
@@ -247,23 +257,21 @@ def _device(recipe: RunConfig) -> torch.device:
     return device
 
 
-@contextmanager
-def _resumed(recipe: RunConfig) -> Iterator[Checkpoint | None]:
-    """The run's own last checkpoint; else the one that the recipe starts from; else None."""
+def _beginning(recipe: RunConfig, rank: int, world_size: int) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The run's own last whole checkpoint, else the one that the recipe starts from, else None; and what is wrong with those passed over.
+
+    Collective: rank 0 compares hashes, the others take its word.
+    """
     from ray import train as ray_train
 
     reported = ray_train.get_checkpoint()
-    start_from = recipe.start_from
-    if reported is not None:
-        with reported.as_directory() as folder:
-            yield Checkpoint.open(Path(folder))
-    elif start_from is not None:
-        yield Checkpoint.open(Path(start_from))
-    else:
-        yield None
+    if reported is None:
+        return Checkpoint.open(Path(recipe.start_from)) if recipe.start_from is not None else None, ()
+    found, damaged = _agreed(first_whole(checkpoints_up_to(Path(reported.path))) if rank == 0 else (None, ()), world_size)
+    return Checkpoint.open(found, is_verified=True) if found else None, damaged
 
 
-def _agreed(value: str, world_size: int) -> str:
+def _agreed(value: T, world_size: int) -> T:
     """Rank 0's value on every rank; collective."""
     if world_size == 1:
         return value

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from raybert.options import AsJson, show
+from raybert.options import AsJson, DryRun, show
 
-app = typer.Typer(help="List training runs, show one, write its report.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List training runs, show one, write its report, remove what is old.", no_args_is_help=True, rich_markup_mode=None)
 COMMANDS = {"runs": app}
 
 RunRef = Annotated[str, typer.Argument(help="Run id, an unambiguous part of it, or the run's folder.", metavar="RUN")]
@@ -82,3 +82,50 @@ def report(
     run = open_run(ref)
     written = write_report(run, out.absolute() if out else None)
     show({"run_id": run.run_id, "report": str(written)}, f"report of {run.run_id}: {written}", as_json=as_json)
+
+
+@app.command()
+def prune(
+    refs: Annotated[
+        list[str] | None, typer.Argument(help="Runs. Default: all of this home.", metavar="[RUN]...", show_default=False)
+    ] = None,
+    older_than_days: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than-days", min=0, help="Only runs that ended so long ago. Default: 30; of runs that are named 0.", show_default=False
+        ),
+    ] = None,
+    states: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state", help="Only runs that are finished, failed, interrupted or lost; more than once for several.", show_default=False
+        ),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Remove all of a run, bundle and record too, and of runs in any state.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove checkpoints of finished runs; bundle, record and report stay. Runs that are running are never touched.
+
+    A run that could be gone on with keeps its checkpoints, and with --whole a run stays from which another one began that stays. Registered
+    models have copies of their own.
+
+    Example: raybert runs prune --older-than-days 7 --dry-run
+    Example: raybert runs prune --whole --state failed --state lost
+    """
+    from dataclasses import asdict
+
+    from training.live import size
+    from training.pruning import DAY_S
+    from training.pruning import prune as prune_runs
+    from training.runs import open_run
+
+    days = older_than_days if older_than_days is not None else (0.0 if refs else 30.0)
+    chosen = [open_run(ref) for ref in refs] if refs else None
+    found = prune_runs(chosen, older_than_s=DAY_S * days, states=states or (), whole=whole, dry_run=dry_run)
+    lines = [f"{item.run_id:<34} {item.state:<12}{item.what:<12}{size(item.bytes):>10}" for item in found.gone]
+    lines += [f"{item.run_id:<34} stays: {item.reason}" for item in found.kept] if refs else []
+    lines.append(
+        f"{'would remove' if dry_run else 'removed'} {size(found.bytes)} of {len(found.gone)} runs; {len(found.kept)} stay as they are"
+    )
+    show({**asdict(found), "bytes": found.bytes, "dry_run": dry_run}, "\n".join(lines), as_json=as_json)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +29,22 @@ Encoder = Annotated[
         show_default=False,
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name", help="Name of the run, which no run of this home has yet. Default: verb, time and six digits.", show_default=False
+    ),
+]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        help="Go on with a run that was stopped, failed or lost its driver (id, part of it, or folder); its recipe is the default.",
+        metavar="RUN",
+        show_default=False,
+    ),
+]
+AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="With --resume: also where recipe or data change the result.")]
 
 
 @pretrain_app.command()
@@ -34,6 +52,9 @@ def pretrain(
     config: ConfigFile = None,
     overrides: Overrides = None,
     encoder: Encoder = None,
+    name: Name = None,
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
     address: Address = None,
     profile: Profile = False,
     dry_run: DryRun = False,
@@ -42,8 +63,10 @@ def pretrain(
     """Train or continue an encoder on masked tokens, sharded by ZeRO over the workers.
 
     Example: raybert pretrain -c configs/pretrain_movie_reviews_cpu.yaml data=build/movie_reviews steps=50
+    Example: raybert pretrain --resume pretrain-20260101-120000-abcdef
     """
-    _run("pretrain", config, _with_encoder(overrides, encoder), address, profile, dry_run, as_json)
+    which = _Which(name, resume, accept_changes)
+    _run("pretrain", config, _with_encoder(overrides, encoder), which, address, profile, dry_run, as_json)
 
 
 @finetune_app.command()
@@ -51,6 +74,9 @@ def finetune(
     config: ConfigFile = None,
     overrides: Overrides = None,
     encoder: Encoder = None,
+    name: Name = None,
+    resume: Resume = None,
+    accept_changes: AcceptChanges = False,
     address: Address = None,
     profile: Profile = False,
     dry_run: DryRun = False,
@@ -59,8 +85,28 @@ def finetune(
     """Fine-tune an encoder into a classifier; writes a bundle and, with register_as, a model version.
 
     Example: raybert finetune data.train=reviews.csv --encoder my-encoder@champion register_as=reviews
+    Example: raybert finetune --resume finetune-20260101-120000-abcdef workers.count=2
     """
-    _run("finetune", config, _with_encoder(overrides, encoder), address, profile, dry_run, as_json)
+    which = _Which(name, resume, accept_changes)
+    _run("finetune", config, _with_encoder(overrides, encoder), which, address, profile, dry_run, as_json)
+
+
+@dataclass(frozen=True)
+class _Which:
+    """The run that is meant."""
+
+    name: str | None
+    resume: str | None
+    accepts_changes: bool
+
+    def check(self) -> None:
+        """Refuse options that contradict each other."""
+        from foundation.errors import ConfigError
+
+        if self.name is not None and self.resume is not None:
+            raise ConfigError("--name and --resume are both given; a run that is gone on with keeps its name")
+        if self.accepts_changes and self.resume is None:
+            raise ConfigError("--accept-changes goes with --resume, which is not given")
 
 
 def _with_encoder(overrides: list[str] | None, encoder: str | None) -> list[str]:
@@ -68,16 +114,28 @@ def _with_encoder(overrides: list[str] | None, encoder: str | None) -> list[str]
     return [*(overrides or []), *([f"encoder={encoder}"] if encoder is not None else [])]
 
 
-def _run(verb: Any, config: Any, overrides: list[str], address: str | None, profile: bool, dry_run: bool, as_json: bool) -> None:
+def _run(
+    verb: Any, config: Path | None, overrides: list[str], which: _Which, address: str | None, profile: bool, dry_run: bool, as_json: bool
+) -> None:
     from foundation.config import load, with_values
+    from foundation.home import checked_run_id
     from training.config import FinetuneConfig, PretrainConfig
     from training.planning import plan
+    from training.runs import RECIPE_FILE, open_run
 
-    model: Any = FinetuneConfig if verb == "finetune" else PretrainConfig
-    recipe = load(model, config, overrides)
+    which.check()
+    run_id = checked_run_id(which.name) if which.name is not None else None
+    run = open_run(which.resume) if which.resume is not None else None
+    model: Any = FinetuneConfig if verb == "finetune" or (run and run.plan["verb"] == "finetune") else PretrainConfig
+    recipe = load(model, config or (run.folder / RECIPE_FILE if run else None), overrides)
     if profile and recipe.profile_steps is None:
         recipe = with_values(recipe, {"profile_steps": PROFILED_STEPS}, where="--profile")
-    planned = plan(verb, recipe)
+    if run is None:
+        planned = plan(verb, recipe, run_id=run_id)
+    else:
+        from training.resuming import resumed
+
+        planned = resumed(verb, run, recipe, accepts_changes=which.accepts_changes)
     warn(planned.findings)
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)

@@ -157,6 +157,51 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_and_ends_in_the_same_bit
     assert differing_bits(last_checkpoint(folder), last_checkpoint(undisturbed)) == []
 
 
+def test_a_run_whose_driver_is_killed_goes_on_when_it_is_told_to_past_a_damaged_checkpoint_and_ends_in_the_same_bits(
+    place: Place, trained: dict[str, Any]
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"kill drawn with seed {seed}")
+    step = random.Random(seed).randrange(2 * CHECKPOINT_EVERY + 1, 3 * CHECKPOINT_EVERY)
+    process = place.cli.start("finetune", "-c", place.recipe, "--name", "left", "--json")
+    folder = place.home / "runs" / "left"
+    try:
+        wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(folder / "metrics.jsonl")), 150, f"step {step}")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+        assert_no_processes(place.home)
+    finally:
+        if process.poll() is None:
+            end_group(process)
+    assert place.cli("runs", "show", "left", "--json").json["state"] == "lost"
+    taken = place.cli("finetune", "-c", place.recipe, "--name", "left")
+    assert (taken.exit_code, "left: in use by a run" in taken.error) == (2, True)
+    other = place.cli("finetune", "--resume", "left", "seed=12")
+    assert (other.exit_code, "seed: was 11, now 12" in other.error) == (2, True)
+    planned = place.cli("finetune", "--resume", "left", "--dry-run", "--json").json["resumes"]
+    file = max(Path(planned["checkpoint"]).glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    ran = place.cli("finetune", "--resume", "left", "--json", timeout_s=150)
+    assert ran.exit_code == 0, ran.err
+    assert f"warning: {file}: altered or cut off" in ran.err
+    first, second = attempts(folder)
+    assert second["step"] == planned["step"] - CHECKPOINT_EVERY
+    ids = load_labelled(LabelledDataConfig(train=str(place.data))).train.ids
+    assert surviving_rows(folder) == expected_rows(ids, first["steps"], rows_per_step=ROWS_PER_STEP, seed=SEED)
+    undisturbed = Path(trained["run_folder"])
+    assert surviving_losses(folder) == surviving_losses(undisturbed)
+    if file.parent.exists():  # Ray may have removed it meanwhile, as it would any other
+        file.parent.rename(folder / "damaged")
+    assert differing_bits(last_checkpoint(folder), last_checkpoint(undisturbed)) == []
+    assert ran.json["metrics"] == trained["metrics"]
+    curves = Registry(f"sqlite:///{place.home / 'mlflow.db'}", Home(place.home)).client
+    assert {point.step for point in curves.get_metric_history(ran.json["mlflow_run"], "loss")} == set(range(first["steps"]))
+    again = place.cli("finetune", "--resume", "left")
+    assert (again.exit_code, "left: has finished" in again.error) == (2, True)
+
+
 def test_a_run_that_loses_its_head_skips_steps_and_ends_with_their_rows_without_trying_again(place: Place) -> None:
     known = place.runs()
     more = ["schedule.peak_lr=1e30", "schedule.warmup_share=0", "optimiser.clip_norm=0", "guard.stop_after=3", "checkpoint.every_steps=1"]

@@ -332,6 +332,19 @@ def test_a_run_is_refused_when_its_checkpoints_cannot_fit(assert_refused: Refusa
     Refusals(assert_refused.place, disk)(*arguments, says=says)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--name", "a/b"], ["--name: 'a/b': a run's name has up to 80 letters"]),
+        (["--resume", "nobody"], ["nobody: no such run in", "`raybert runs list` lists them"]),
+        (["--resume", "nobody", "--name", "x"], ["--name and --resume are both given"]),
+        (["--accept-changes"], ["--accept-changes goes with --resume"]),
+    ],
+)
+def test_a_wrong_name_of_a_run_is_refused(assert_refused: Refusals, arguments: list[str], says: list[str]) -> None:
+    assert_refused(*FINETUNE, GOOD, *arguments, says=says)
+
+
 def test_what_a_run_may_write_grows_with_the_checkpoints_that_it_keeps() -> None:
     recipe = PretrainConfig(data="built", checkpoint=CheckpointConfig(keep=3))
     assert checkpoint_bytes(1000) == 12_000

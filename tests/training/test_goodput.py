@@ -79,6 +79,17 @@ def test_a_checkpoint_whose_row_was_never_written_can_be_gone_back_to() -> None:
     assert found.lost >= 0
 
 
+def test_the_time_between_a_driver_that_died_and_the_command_that_goes_on_is_nobodys() -> None:
+    record = Record(0.0).attempt(0, after=10.0).steps(0, 4).checkpoint(4).steps(4, 6)
+    driven = record.now
+    record.now += 3600.0
+    record.rows.append({"event": "resumed", "time": record.now})
+    record.attempt(4, after=20.0).steps(4, 8).checkpoint(8)
+    found = goodput(record.rows, started=0.0, ended=record.now + 5.0)
+    assert (found.lost, found.restart, found.other) == (2 * 2.0, 20.0, 5.0)
+    assert found.seconds == pytest.approx(driven + (record.now - driven - 3600.0) + 5.0)
+
+
 def test_a_run_without_a_row_is_all_other() -> None:
     assert goodput([], started=5.0, ended=9.0) == Goodput(other=4.0)
     assert goodput([], started=5.0).share == 0.0

@@ -125,6 +125,12 @@ def test_without_a_terminal_there_is_a_line_now_and_then_one_at_the_end_and_one_
     assert "checkpoint at 4, " in last
 
 
+def test_a_checkpoint_that_is_passed_over_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with watching("finetune", "finetune-1", 6) as watch:
+        watch.show([{"event": "damaged", "time": 0.0, "step": 2, "reason": "step-0000004-abcdef: altered"}, attempt(0.0, 2, steps=6)])
+        assert "finetune: warning: step-0000004-abcdef: altered; goes on from step 2" in capsys.readouterr().err
+
+
 def test_a_run_that_is_interrupted_leaves_its_last_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         with watching("finetune", "finetune-1", 4) as watch:

@@ -69,3 +69,24 @@ def test_mlflow_gets_the_numbers_of_steps_and_evaluations_as_curves(raybert_home
     client = recording.registry.client
     for name, steps in {"loss": [0, 1], "mfu": [0, 1], "tokens_per_s": [0, 1], "accuracy": [2]}.items():
         assert [metric.step for metric in client.get_metric_history(recording.mlflow_id, name)] == steps
+
+
+def test_a_run_that_is_gone_on_with_stays_one_mlflow_run_with_each_step_once(raybert_home: Path) -> None:
+    first = Recording("finetune-1", {"seed": 1}, {}, Home(raybert_home))
+    first.log_rows([attempt(1.0), step(2.0, 0)])
+    rows = [attempt(1.0), step(2.0, 0), step(3.0, 1), evaluation(4.0, 2), {"event": "resumed", "time": 9.0}]
+    again = Recording("finetune-1", {"seed": 2}, {}, Home(raybert_home), resumes=first.mlflow_id)
+    assert again.mlflow_id == first.mlflow_id
+    client = again.registry.client
+    assert client.get_run(first.mlflow_id).info.status == "RUNNING"
+    again.log_missing(rows)
+    again.finish("FINISHED")
+    assert [metric.step for metric in client.get_metric_history(first.mlflow_id, "loss")] == [0, 1]
+    assert [metric.step for metric in client.get_metric_history(first.mlflow_id, "accuracy")] == [2]
+    assert client.get_run(first.mlflow_id).info.status == "FINISHED"
+
+
+def test_a_run_that_the_store_does_not_have_any_more_is_recorded_anew(raybert_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Recording("finetune-1", {"seed": 2}, {}, Home(raybert_home), resumes="0" * 32)
+    assert found.mlflow_id != "0" * 32
+    assert "so the run is recorded anew" in capsys.readouterr().err
