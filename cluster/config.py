@@ -17,6 +17,8 @@ class LocalClusterSpec(Config):
     cpus_per_node: float | None = Field(None, gt=0)
     """Logical CPUs of each node; null divides this machine's evenly, at least one each."""
     gpus_per_node: float = Field(0, ge=0)
+    failure_detection_s: float = Field(15, ge=2)
+    """How soon a node that died is noticed. Shorter lets runs go on earlier; too short takes a node that is only busy for dead."""
     object_store_mb: int = Field(300, ge=80)
     """Shared memory for objects, each node."""
     dashboard_port: int = Field(8265, ge=1, le=65535)

@@ -176,7 +176,7 @@ def _launch(planned: Plan, token: str) -> tuple[ClusterState, subprocess.Popen[b
             supervisor = subprocess.Popen(
                 [sys.executable, "-m", "cluster.supervisor"],
                 cwd=Path(__file__).resolve().parents[1],  # so that it is this code that runs, installed or not
-                env=environment_of(state, os.environ),
+                env=ray_settings.failure_detection(spec.failure_detection_s) | environment_of(state, os.environ),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -56,6 +56,18 @@ def node_environment() -> dict[str, str]:
     return environment
 
 
+def failure_detection(seconds: float) -> dict[str, str]:
+    """What the head needs so that a node which died is noticed within ``seconds``: it asks each node four times, and three without an
+    answer are enough."""
+    quarter_ms = str(round(1000 * seconds / 4))
+    return {
+        "RAY_health_check_initial_delay_ms": quarter_ms,
+        "RAY_health_check_period_ms": quarter_ms,
+        "RAY_health_check_timeout_ms": quarter_ms,
+        "RAY_health_check_failure_threshold": "3",
+    }
+
+
 def driver_environment() -> dict[str, str]:
     """What the process of a verb needs before it imports ray."""
     # After Ctrl-C, Tune's or Train's thread may still ask Ray for something; Ray would start a whole new cluster to answer it.

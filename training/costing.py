@@ -42,7 +42,7 @@ def cost(verb: Verb, recipe: RunConfig, given: Given) -> tuple[TrainPlan, Estima
         InputError: What is wrong with recipe, data or encoder; or what has to be said of GPUs that are not here.
     """
     model = _gpu(recipe, given)
-    workers, gpus_each = recipe.workers.count, recipe.workers.gpus_each
+    workers, gpus_each = recipe.workers.most, recipe.workers.gpus_each
     hardware = gang_of(model, max(1, round(workers * gpus_each)), given.gpus_per_node) if model else None
     planned = plan(verb, recipe, hardware)
     if planned.work is None:
@@ -112,7 +112,7 @@ def _room(recipe: RunConfig, hardware: Hardware | None, given: Given) -> Room:
     if given.memory_gb is not None:
         return Room(round(given.memory_gb * _GB), "given")
     if recipe.workers.gpus_each <= 0:
-        count = recipe.workers.count
+        count = recipe.workers.most
         return Room(psutil.virtual_memory().total // count, "this machine's" + (f", divided by {count} workers" if count > 1 else ""))
     if hardware is None:
         raise ConfigError("plan: no GPU on this machine, so none to plan for; say which with --gpu, or give --peak-tflops and --memory")

@@ -69,17 +69,20 @@ class Ledger:
                 spent = self._back_to(row["step"])
                 self._spent = replace(spent, restart=spent.restart + gap)
             else:
-                self._spent = replace(spent, start=gap)
+                self._spent = replace(spent, start=spent.start + gap)
             self._has_attempt = True
             self._at.setdefault(row["step"], self._spent)
+        elif event == "waiting":
+            part = "restart" if self._has_attempt else "start"
+            self._spent = replace(spent, **{part: getattr(spent, part) + max(0.0, row["time"] - self._last)})
         elif event == "resumed":
             # Between a driver that died and the command that went on, the run took nobody's time.
             self._undriven += max(0.0, row["time"] - self._last)
         elif event == "step":
             data = row["loader_seconds"]
             self._spent = replace(spent, data=spent.data + data, compute=spent.compute + row["seconds"] - data)
-        elif event == "evaluation":
-            evaluation = spent.evaluation + row["evaluation_seconds"]
+        elif event in ("evaluation", "checkpoint"):
+            evaluation = spent.evaluation + row.get("evaluation_seconds", 0.0)
             self._spent = replace(spent, evaluation=evaluation, checkpoint=spent.checkpoint + row["checkpoint_seconds"])
             self._at[row["step"]] = self._spent
         self._last = max(self._last, row["time"])

@@ -6,6 +6,7 @@ on in its folder, under its id.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -99,7 +100,7 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
 
     recipe = KINDS[plan.verb].model_validate(plan.recipe)
     write_atomically(folder / runs.RECIPE_FILE, dump_yaml(recipe))
-    say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.count} worker(s), engine {plan.engine}")
+    say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.told}, engine {plan.engine}")
     known, recording = _recorded(plan, recipe, folder)
     state = "failed"
     try:
@@ -169,16 +170,27 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
     """Run the trainer to its end, and show the run's record meanwhile; of that, ``known`` rows are from before."""
     from ray.train import CheckpointConfig, FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
+
+    from training.elastic import ElasticTrainer
 
     on_gpus = recipe.workers.gpus_each > 0
     resources = {"CPU": recipe.workers.cpus_each} | ({"GPU": recipe.workers.gpus_each} if on_gpus else {})
     payload = {"verb": plan.verb, "recipe": plan.recipe, "location": plan.location, "run_folder": plan.run_folder}
-    trainer = TorchTrainer(
+    workers = recipe.workers
+    # Read by the controller, which takes it from the driver's environment.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_timeout_s)
+    trainer = ElasticTrainer(
         run_worker,
+        record=Path(plan.run_folder) / runs.METRICS_FILE,
         train_loop_config=payload,
         torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=recipe.workers.count, use_gpu=on_gpus, resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=(workers.least, workers.most) if workers.is_elastic else workers.most,
+            use_gpu=on_gpus,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=workers.resize_interval_s,
+        ),
         run_config=RayRunConfig(
             # A run id is never used twice: Ray Train would resume the earlier run without a word.
             name=plan.run_id,
@@ -232,7 +244,8 @@ def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) 
         RunError: None is whole.
     """
     sign = 1 if recipe.score_order == "max" else -1
-    ranked = sorted(kept, key=lambda item: (-sign * item[1][recipe.score], item[1]["step"]))
+    scored = [(checkpoint, metrics) for checkpoint, metrics in kept if not math.isnan(metrics[recipe.score])]
+    ranked = sorted(scored, key=lambda item: (-sign * item[1][recipe.score], item[1]["step"]))
     metrics_of = {Path(checkpoint.path): metrics for checkpoint, metrics in ranked}
     best, damaged = first_whole(metrics_of)
     if best is None:
@@ -276,5 +289,5 @@ def out_of_memory(told: str, recipe: Mapping[str, Any]) -> str | None:
     node, used, limit = found.groups()
     return (
         f"node {node} ran out of memory ({used} of {limit} GB were taken, by all that ran there), so Ray ended the run's processes; free "
-        f"some, or lower tokens_per_microbatch ({recipe['tokens_per_microbatch']:,} now) or workers.count ({recipe['workers']['count']})"
+        f"some, or lower tokens_per_microbatch ({recipe['tokens_per_microbatch']:,} now) or the number of workers"
     )

@@ -123,6 +123,8 @@ def seen(view: View, row: Mapping[str, Any]) -> View:
         case "evaluation":
             found = {name: value for name, value in row.items() if name not in _NOT_VALIDATION and isinstance(value, (int, float))}
             return replace(view, checkpoint=(row["time"], row["step"]), validation=tuple(found.items()))
+        case "checkpoint":
+            return replace(view, checkpoint=(row["time"], row["step"]))
         case _:
             return view
 
@@ -235,10 +237,12 @@ class _Lines:
 
 
 def _told(view: View, row: Mapping[str, Any]) -> View:
-    """The view after ``row``; a restart, and what is wrong with a checkpoint, are said at once."""
+    """The view after ``row``; a restart, a wait for nodes, and what is wrong with a checkpoint, are said at once."""
     after = seen(view, row)
     if row["event"] == "damaged":
         say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
+    if row["event"] == "waiting":
+        say(f"{view.what}: waits for {row['least']} workers; the cluster's nodes have room for {row['room']} beside what else runs there")
     if row["event"] == "attempt" and row["step"] > 0:
         say(f"{view.what}: goes on from the checkpoint at step {row['step']} with {_workers(after)}")
     return after

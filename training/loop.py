@@ -84,6 +84,8 @@ class StepReport:
     seconds: float
     loader_seconds: float
     """Of these, how long the engine waited for its micro-batches."""
+    elapsed_s: float
+    """Rank 0's seconds since the loop began, the same on every rank: what a hook decides by time, all ranks have to decide alike."""
     row_ids: tuple[str, ...] = field(repr=False)
     """The rows that this rank computed."""
     decision: Decision = APPLIED
@@ -145,6 +147,7 @@ def train(
         world_size=engine.world_size,
         limits=limits,
     )
+    since = time.perf_counter()
     with closing(prefetched(make, range(start_step, steps), ahead=prefetch_steps)) as loader:
         began = time.perf_counter()
         for ready in loader:
@@ -152,7 +155,8 @@ def train(
             for index, batch in enumerate(ready.batches):
                 seed_noise(noise_seed(seed, ready.step, engine.rank, index))
                 loss += engine.accumulate(batch, scale=1 / ready.count)
-            loss, rate = engine.total([loss])[0], learning_rate(ready.step)
+            loss, elapsed_s = engine.total([loss, time.perf_counter() - since if engine.rank == 0 else 0.0])
+            rate = learning_rate(ready.step)
             reason = objection(loss, memory, guard)
             applied = engine.apply(learning_rate=rate) if reason is None else _discarded(engine)
             if reason is None and not applied.is_applied:
@@ -171,6 +175,7 @@ def train(
                 tokens=ready.tokens,
                 seconds=time.perf_counter() - began,
                 loader_seconds=loaded - began,
+                elapsed_s=elapsed_s,
                 row_ids=ready.row_ids,
                 decision=decision,
                 memory=memory,
@@ -195,11 +200,19 @@ def _rows_of(step: int, objective: Objective, order: RowOrder, batches: BatchSch
     return tuple(objective.row_ids(rows, range(len(rows.rows))))
 
 
-def every(steps: int, hook: Hook, *, last: int) -> Hook:
-    """Call ``hook`` after each ``steps`` steps and after the last one; a cadence is a wrapper, not an ``if`` in each hook."""
+def every(steps: int, hook: Hook, *, last: int, seconds: float = math.inf, between: Hook | None = None) -> Hook:
+    """Call ``hook`` after each ``steps`` steps and after the last one, and ``between`` when neither was called for so many ``seconds`` of
+    rank 0's clock; a cadence is a wrapper, not an ``if`` in each hook."""
+    last_s = 0.0
 
     def at_cadence(report: StepReport) -> Stop | None:
+        nonlocal last_s
         done = report.step + 1
-        return hook(report) if done % steps == 0 or done == last else None
+        is_due = done % steps == 0 or done == last
+        called = hook if is_due else between if report.elapsed_s - last_s >= seconds else None
+        if called is None:
+            return None
+        last_s = report.elapsed_s
+        return called(report)
 
     return at_cadence

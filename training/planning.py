@@ -69,7 +69,11 @@ class TrainPlan:
     """Precision, attention, compilation and communication, each with its reason; or that they are made on the workers."""
     deepspeed: dict[str, Any] | None
     cpus: float
+    """Of all workers; of an elastic gang, of the most."""
     gpus: float
+    cpus_at_least: float
+    """Without which the run cannot begin."""
+    gpus_at_least: float
     parameters: int | None
     """None when the weights are not on this machine yet."""
     state_bytes_per_worker: int | None
@@ -154,10 +158,12 @@ def plan(verb: Verb, recipe: RunConfig, hardware: Hardware | None = None, *, run
         hardware=asdict(hardware) if hardware else None,
         decisions=decisions.as_json() if decisions else "decided on the workers, whose GPUs are not known here",
         deepspeed=deepspeed,
-        cpus=recipe.workers.count * recipe.workers.cpus_each,
-        gpus=recipe.workers.count * recipe.workers.gpus_each,
+        cpus=recipe.workers.most * recipe.workers.cpus_each,
+        gpus=recipe.workers.most * recipe.workers.gpus_each,
+        cpus_at_least=recipe.workers.least * recipe.workers.cpus_each,
+        gpus_at_least=recipe.workers.least * recipe.workers.gpus_each,
         parameters=parameters,
-        state_bytes_per_worker=None if parameters is None else state_bytes(recipe.stage, parameters, recipe.workers.count),
+        state_bytes_per_worker=None if parameters is None else state_bytes(recipe.stage, parameters, recipe.workers.least),
         disk_bytes=disk,
         data_fingerprint=fingerprint,
         outputs=outputs,

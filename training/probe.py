@@ -77,7 +77,7 @@ def probe_plan(recipe: RunConfig) -> Hardware | None:
     here = torch.cuda.device_count()
     if not here:
         return None
-    gpus = max(1, round(workers.count * workers.gpus_each))
+    gpus = max(1, round(workers.most * workers.gpus_each))
     found = probe_gpu(torch.device("cuda", 0))
     return Hardware(**{**vars(found), "nodes": -(-gpus // here), "gpus_per_node": min(gpus, here)})
 

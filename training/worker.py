@@ -6,6 +6,7 @@ barrier over all ranks, so it is called at the checkpoint cadence only, which is
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -69,7 +70,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_damage(damaged)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
-    hooks: list[Hook] = [run.record_step, every(recipe.checkpoint.every_steps, run.evaluate_and_checkpoint, last=last)]
+    hooks: list[Hook] = [run.record_step, run.cadence(last)]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
@@ -185,6 +186,22 @@ class _Run:
         if self.trimming.is_due(int(figures["memory_bytes"])):
             give_freed_memory_back()
 
+    def cadence(self, last: int) -> Hook:
+        """When checkpoints are written."""
+        config = self.recipe.checkpoint
+        seconds = math.inf if config.every_s is None else config.every_s
+        return every(config.every_steps, self.evaluate_and_checkpoint, last=last, seconds=seconds, between=self.checkpoint_only)
+
+    def checkpoint_only(self, report: StepReport) -> None:
+        """Write a checkpoint that only a restart needs; collective."""
+        if isinstance(report.decision, GiveUp):
+            return
+        # Ray ranks what has no score last, and so removes it as soon as it is not the latest any more.
+        seconds = self._checkpoint({self.recipe.score: math.nan})
+        if self.metrics:
+            self.metrics.write("checkpoint", step=self.progress.step, checkpoint_seconds=seconds)
+        self.telemetry.tell("raybert_train_checkpoint_seconds", seconds)
+
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
         if isinstance(report.decision, GiveUp):
             return None  # the loop ends the run; what earlier steps left is the last checkpoint
@@ -198,14 +215,24 @@ class _Run:
 
     def commit(self, *, train_loss: float | None) -> None:
         """Evaluate, write a checkpoint, report both to Ray Train; collective."""
-        from ray import train as ray_train
-
         began = time.perf_counter()
         metrics = evaluate(self.engine, self.assembly.validation, limits_of(self.recipe, self.assembly.attention))
-        evaluated = time.perf_counter()
+        evaluation_s = time.perf_counter() - began
         done = self.progress.step
         figures = metrics if train_loss is None else metrics | {"train_loss": train_loss}
         self.progress = replace(self.progress, evaluations=(*self.progress.evaluations, (done, metrics[self.recipe.score])))
+        seconds = {"evaluation_seconds": evaluation_s, "checkpoint_seconds": self._checkpoint(figures)}
+        used = _everyone(memory(self.device), self.engine.world_size)
+        if self.metrics:
+            self.metrics.write("evaluation", step=done, **metrics, **seconds, **{name: max(one[name] for one in used) for name in used[0]})
+        for name, value in seconds.items():
+            self.telemetry.tell(f"raybert_train_{name}", value)
+
+    def _checkpoint(self, figures: dict[str, float]) -> float:
+        """Write where the run stands and report it to Ray Train with ``figures``; collective. Returns the seconds that it took."""
+        from ray import train as ray_train
+
+        began, done = time.perf_counter(), self.progress.step
         folder = Path(tempfile.mkdtemp(prefix="raybert-checkpoint-"))
         try:
             files = self.engine.save(folder)
@@ -221,12 +248,7 @@ class _Run:
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        seconds = {"evaluation_seconds": evaluated - began, "checkpoint_seconds": time.perf_counter() - evaluated}
-        used = _everyone(memory(self.device), self.engine.world_size)
-        if self.metrics:
-            self.metrics.write("evaluation", step=done, **metrics, **seconds, **{name: max(one[name] for one in used) for name in used[0]})
-        for name, value in seconds.items():
-            self.telemetry.tell(f"raybert_train_{name}", value)
+        return time.perf_counter() - began
 
 
 def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:

@@ -65,7 +65,7 @@ def workload(recipe: RunConfig, steps: int, rows: Sequence[int], documents: Sequ
     """
     noise = np.random.default_rng(0)
     limits = limits_of(recipe, attention)
-    workers, counts, largest = recipe.workers.count, [], 0
+    workers, counts, largest = recipe.workers.most, [], 0
     for _ in range(_SAMPLED_STEPS):
         lengths = noise.choice(np.asarray(rows), size=recipe.rows_per_step).tolist()
         dealt = microbatches_of_ranks(lengths, workers, limits)

@@ -77,7 +77,7 @@ def plan(
         Given(gpu=gpu, gpus_per_node=gpus_per_node, peak_tflops=peak_tflops, share=share_of_peak, memory_gb=memory, price=price),
     )
     warn(planned.findings)
-    result = {"verb": planned.verb, "workers": recipe.workers.count, "stage_in_recipe": recipe.stage, **found.as_json()}
+    result = {"verb": planned.verb, "workers": recipe.workers.most, "stage_in_recipe": recipe.stage, **found.as_json()}
     show(result, _text(planned.verb, recipe, found), as_json=as_json)
 
 
@@ -85,7 +85,7 @@ def _text(verb: str, recipe: Any, found: Estimate) -> str:
     from foundation.progress import duration
     from training.live import size
 
-    workers, on_gpus = recipe.workers.count, recipe.workers.gpus_each > 0
+    workers, on_gpus = recipe.workers.most, recipe.workers.gpus_each > 0
     many = f"{workers} workers" if workers > 1 else "1 worker"
     each = f" with {recipe.workers.gpus_each:g} GPU(s) each" if on_gpus else f" with {recipe.workers.cpus_each:g} CPU(s) each"
     steps = f"{found.steps:,} of {recipe.rows_per_step:,} rows, {found.tokens_per_step:,} tokens"

@@ -142,7 +142,9 @@ def _run(
         return
     from cluster.session import session
 
-    with session(address, cpus=planned.cpus, gpus=planned.gpus, cpus_each=planned.recipe["workers"]["cpus_each"]) as opened:
+    workers = recipe.workers
+    lower = "workers.min or workers.cpus_each" if workers.is_elastic else "workers.count or workers.cpus_each"
+    with session(address, cpus=planned.cpus_at_least, gpus=planned.gpus_at_least, cpus_each=workers.cpus_each, lower=lower) as opened:
         from training.launch import launch
         from training.phases import table_text
 

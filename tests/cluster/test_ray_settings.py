@@ -65,3 +65,9 @@ def test_every_setting_is_one_that_ray_reads() -> None:
             text = path.read_text(encoding="utf-8", errors="ignore")
             unseen = {name for name in unseen if name not in text and name.removeprefix("RAY_") not in text}
     assert unseen == set()
+
+
+def test_a_node_that_does_not_answer_is_given_up_within_the_time_that_is_asked_for() -> None:
+    found = ray_settings.failure_detection(4.0)
+    period, patience = int(found["RAY_health_check_period_ms"]), int(found["RAY_health_check_timeout_ms"])
+    assert int(found["RAY_health_check_failure_threshold"]) * period + patience == 4000

@@ -90,6 +90,33 @@ def test_the_time_between_a_driver_that_died_and_the_command_that_goes_on_is_nob
     assert found.seconds == pytest.approx(driven + (record.now - driven - 3600.0) + 5.0)
 
 
+def test_a_checkpoint_that_is_not_evaluated_counts_as_one_and_can_be_gone_back_to() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2)
+    record.now += 1.5
+    record.rows.append({"event": "checkpoint", "time": record.now, "step": 2, "checkpoint_seconds": 1.5})
+    record.steps(2, 3).attempt(2, after=4.0).steps(2, 4)
+    found = goodput(record.rows, started=0.0)
+    assert (found.checkpoint, found.evaluation, found.lost) == (1.5, 0.0, 2.0)
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_waiting_for_nodes_is_a_part_of_the_start_or_of_the_restart() -> None:
+    record = Record(0.0)
+
+    def wait(seconds: float) -> None:
+        record.now += seconds
+        record.rows.append({"event": "waiting", "time": record.now, "room": 0, "least": 1})
+
+    wait(30.0)
+    record.attempt(0, after=2.0).steps(0, 2).checkpoint(2)
+    wait(30.0)
+    wait(30.0)
+    record.attempt(2, after=3.0).steps(2, 4)
+    found = goodput(record.rows, started=0.0)
+    assert (found.start, found.restart) == (32.0, 63.0)
+    assert found.seconds == pytest.approx(record.now)
+
+
 def test_a_run_without_a_row_is_all_other() -> None:
     assert goodput([], started=5.0, ended=9.0) == Goodput(other=4.0)
     assert goodput([], started=5.0).share == 0.0

@@ -17,7 +17,7 @@ def test_a_run_that_ray_ended_for_want_of_memory_names_the_node_and_what_to_lowe
     reason = out_of_memory(told, RECIPE)
     assert reason is not None
     assert reason.startswith("node 10.0.0.7 ran out of memory (22.31 of 23.54 GB were taken")
-    assert reason.endswith("lower tokens_per_microbatch (4,096 now) or workers.count (2)")
+    assert reason.endswith("lower tokens_per_microbatch (4,096 now) or the number of workers")
 
 
 @pytest.mark.parametrize("told", ["", "ValueError: no memory of it", "Memory on the node"])

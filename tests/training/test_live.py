@@ -131,6 +131,12 @@ def test_a_checkpoint_that_is_passed_over_is_said_at_once(capsys: pytest.Capture
         assert "finetune: warning: step-0000004-abcdef: altered; goes on from step 2" in capsys.readouterr().err
 
 
+def test_a_wait_for_nodes_is_said_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with watching("finetune", "finetune-1", 6) as watch:
+        watch.show([{"event": "waiting", "time": 0.0, "room": 1, "least": 2}])
+        assert "finetune: waits for 2 workers; the cluster's nodes have room for 1" in capsys.readouterr().err
+
+
 def test_a_run_that_is_interrupted_leaves_its_last_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
         with watching("finetune", "finetune-1", 4) as watch:

@@ -25,6 +25,8 @@ class ScriptedEngine:
         self.diary: list[Any] = []
         self.rates: list[float] = []
         self._skips = skips
+        self.clock: dict[int, float] = {}
+        """Rank 0's seconds by step, as they come from the sum over ranks."""
 
     def accumulate(self, batch: Any, *, scale: float) -> float:
         self.diary.append(batch)
@@ -41,7 +43,8 @@ class ScriptedEngine:
     def total(self, values: Sequence[float]) -> list[float]:
         step = self.begun + self._totals
         self._totals += 1
-        return [self._losses.get(step, value * self.world_size) for value in values]
+        loss, elapsed_s = values
+        return [self._losses.get(step, loss * self.world_size), self.clock.get(step, elapsed_s)]
 
     def evaluate(self, batch: Any) -> Sequence[float]:
         return [0.0]
@@ -198,6 +201,33 @@ def test_a_cadence_counts_finished_steps_and_always_has_the_last(cadence: int, l
     hook: Hook = every(cadence, note, last=last)
     run(ScriptedEngine(), steps=last, hooks=[hook])
     assert found == called
+
+
+def test_between_two_of_a_cadence_another_hook_is_called_when_so_many_seconds_of_rank_0_have_passed() -> None:
+    found: list[tuple[str, int]] = []
+
+    def note(name: str) -> Hook:
+        return lambda report: found.append((name, report.step + 1))
+
+    engine = ScriptedEngine(rank=1, world_size=2)
+    engine.clock = {step: 2.0 * step for step in range(9)}
+    hook = every(4, note("whole"), last=9, seconds=3.5, between=note("between"))
+    reports = run(engine, steps=9, hooks=[hook])
+    assert [report.elapsed_s for report in reports] == [2.0 * step for step in range(9)]
+    assert found == [("between", 3), ("whole", 4), ("between", 6), ("whole", 8), ("whole", 9)]
+
+
+def test_only_rank_0_adds_its_clock_to_the_sum_over_ranks() -> None:
+    class Summing(ScriptedEngine):
+        def total(self, values: Sequence[float]) -> list[float]:
+            self.added = list(values)
+            return super().total(values)
+
+    engines = [Summing(rank=rank, world_size=2) for rank in range(2)]
+    for engine in engines:
+        run(engine)
+    assert engines[0].added[1] > 0
+    assert engines[1].added[1] == 0.0
 
 
 def test_noise_differs_between_micro_batches_ranks_steps_and_seeds_and_is_the_same_again() -> None:

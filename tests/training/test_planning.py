@@ -161,7 +161,7 @@ def test_a_curriculum_over_data_without_length_buckets_is_refused_before_anythin
 
 
 def test_more_than_one_torch_worker_and_a_folder_that_is_no_model_are_refused(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
-    with pytest.raises(ValueError, match=r"runs one worker, but workers\.count is 2"):
+    with pytest.raises(ValueError, match=r"runs one worker, but workers asks for 2 workers"):
         recipe(encoder, tmp_path / "data", sharding={"engine": "torch"}, workers={"count": 2})
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty"):

@@ -145,7 +145,7 @@ def test_what_only_speed_memory_and_records_depend_on_may_differ(recipe: Finetun
     left_run(recipe)
     planned = go_on(recipe, workers={"count": 3}, sharding={"zero_stage": 3}, tokens_per_microbatch=64, checkpoint={"keep": 5})
     assert planned.resumes is not None
-    assert planned.resumes.changes["workers.count"] == (1, 3)
+    assert planned.resumes.changes["workers.count"] == (None, 3)
 
 
 def test_other_data_under_the_same_name_is_refused(recipe: FinetuneConfig) -> None:
@@ -198,7 +198,7 @@ def test_going_on_keeps_when_a_run_began_and_is_a_row_of_its_record(recipe: Fine
     run = runs.open_run("left")
     assert (run.about["started"], run.about["mlflow_run"], run.about["score"]) == (began, "n", "macro_f1")
     (row,) = read_rows(folder / runs.METRICS_FILE)
-    assert (row["event"], row["changes"]["workers.count"]) == ("resumed", [1, 2])
+    assert (row["event"], row["changes"]["workers.count"]) == ("resumed", [None, 2])
 
 
 def test_keys_are_free_with_their_groups_and_compared_wherever_they_stand() -> None:
@@ -218,6 +218,7 @@ def test_the_best_checkpoint_that_is_whole_is_exported(recipe: FinetuneConfig, t
     scores = {10: 0.5, 20: 0.9, 30: 0.9}
     made = {step: checkpoint(tmp_path, step) for step in scores}
     kept = [(Ray(made[step]), {"macro_f1": score, "step": step}) for step, score in scores.items()]
+    kept.append((Ray(checkpoint(tmp_path, 40)), {"macro_f1": float("nan"), "step": 40}))  # for a restart only
     assert best_whole(kept, recipe)[0] == made[20], "the earliest of equals"
     damage(made[20])
     assert best_whole(kept, recipe) == (made[30], {"macro_f1": 0.9, "step": 30})

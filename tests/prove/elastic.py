@@ -1,0 +1,151 @@
+"""One elastic run under random kills: ``make prove-elastic`` (about ten minutes on two cores).
+
+Three nodes of one CPU each, of which nobody is spared: workers, nodes (the raylet) and the driver are killed with SIGKILL at random steps,
+a lost node is replaced, a lost driver is followed by ``--resume``. At the end every row was applied once and in its step, the loss is that
+of an undisturbed run on one worker, and nothing is left running.
+
+Prints each kill with what it cost, and a table; exit code 1 when a figure breaks its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.prove.training import relative
+from tests.prove.verdict import Finding, judge
+
+LOSS_LIMIT = 1e-3
+ROWS_PER_STEP, SEED = 7, 11
+_KINDS = ("worker", "worker", "node", "node", "driver")
+_PATIENCE_S = 240.0
+
+
+class Victim:
+    """The run, its driver's process and the nodes below it."""
+
+    def __init__(self, cli: Any, cluster: Any, folder: Path, begin: list[str], draw: random.Random) -> None:
+        self._cli, self._cluster, self._folder, self._draw = cli, cluster, folder, draw
+        self._nodes = [cluster.add() for _ in range(3)]
+        self.process: subprocess.Popen[str] = cli.start("finetune", *begin, "--address", cluster.address)
+
+    def kill(self, kind: str) -> None:
+        """Kill one, and bring back what does not come by itself."""
+        from tests.conftest import wait_for
+        from tests.support.history import attempts, workers
+
+        made = len(attempts(self._folder))
+        if kind == "worker":
+            pids = workers(self._folder)
+            os.kill(pids[self._draw.choice(sorted(pids))], signal.SIGKILL)
+        elif kind == "node":
+            self._cluster.lose(self._nodes.pop(self._draw.randrange(len(self._nodes))))
+        else:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.communicate()
+            self.process = self._cli.start("finetune", "--resume", self._folder.name, "--address", self._cluster.address)
+        wait_for(lambda: len(attempts(self._folder)) > made or self.process.poll() is not None, _PATIENCE_S, f"an attempt after a {kind}")
+        if kind == "node":
+            self._nodes.append(self._cluster.add())
+
+
+def steps_done(folder: Path) -> int:
+    """Of the attempt that runs; 0 before its first."""
+    from foundation.records import read_rows
+    from training.runs import METRICS_FILE
+
+    done = 0
+    for row in read_rows(folder / METRICS_FILE):
+        if row["event"] in ("attempt", "step"):
+            done = row["step"] + (row["event"] == "step")
+    return done
+
+
+def prove(folder: Path, kills: int, seed: int, epochs: int) -> list[Finding]:
+    """Rows of the table."""
+    from corpus.config import LabelledDataConfig
+    from corpus.labelled import load_labelled
+    from tests.conftest import Cli, environment_of, left_running, wait_for
+    from tests.support.history import attempts, expected_rows, surviving_losses, surviving_rows
+    from tests.support.nodes import nodes
+    from tests.support.tiny import make_encoder, write_reviews
+
+    data, home = write_reviews(folder / "reviews.csv", 400), folder / "home"
+    same = [f"encoder={make_encoder(folder / 'encoder', layers=2)}", f"data.train={data}", f"epochs={epochs}", f"seed={SEED}"]
+    same += [f"rows_per_step={ROWS_PER_STEP}", "rows_per_microbatch=2", "max_length=32", "dropout=0", "schedule.peak_lr=1e-4"]
+    same += ["checkpoint.every_steps=1000", "record_rows=true"]
+    print("an undisturbed run on one worker", flush=True)
+    undisturbed = Cli(environment_of(folder / "other"), folder)("finetune", *same, "--json", timeout_s=900)
+    if undisturbed.exit_code:
+        raise SystemExit(undisturbed.err)
+    whole = Path(undisturbed.json["run_folder"])
+    wanted = surviving_losses(whole)
+    draw, run = random.Random(seed), home / "runs" / "victim"
+    gang = ["workers.min=1", "workers.max=3", "workers.resize_interval_s=8", "workers.start_timeout_s=15", "workers.max_failures=1000"]
+    waits: dict[str, list[float]] = {}
+    with nodes(home) as cluster:
+        victim = Victim(Cli(cluster.env, folder), cluster, run, ["--name", "victim", *same, *gang, "checkpoint.every_s=2"], draw)
+        for number, step in enumerate(sorted(draw.sample(range(200, len(wanted) - 200), kills)), 1):
+            wait_for(lambda at=step: steps_done(run) >= at or victim.process.poll() is not None, _PATIENCE_S, f"step {step}")  # type: ignore[misc]
+            kind, before, began = draw.choice(_KINDS), steps_done(run), time.monotonic()
+            victim.kill(kind)
+            waits.setdefault(kind, []).append(time.monotonic() - began)
+            last = attempts(run)[-1]
+            told = f"goes on from {last['step']} with {last['world_size']} workers after {waits[kind][-1]:.1f} s"
+            print(f"kill {number}: {kind} at step {before}; {told}", flush=True)
+        ended = Cli(cluster.env, folder).finish(victim.process, timeout_s=900)
+        if ended.exit_code:
+            raise SystemExit(ended.err)
+    for kind, seconds in waits.items():
+        print(f"{kind}: {len(seconds)} kills, {statistics.median(seconds):.1f} s in the median, {max(seconds):.1f} s at most")
+    sizes = [attempt["world_size"] for attempt in attempts(run)]
+    print(f"{len(sizes)} attempts, workers: {' '.join(map(str, sizes))}")
+    rows, expected = (
+        surviving_rows(run),
+        expected_rows(load_labelled(LabelledDataConfig(train=str(data))).train.ids, len(wanted), rows_per_step=ROWS_PER_STEP, seed=SEED),
+    )
+    wrong = sum(rows.get(step) != expected[step] for step in expected) + len(rows.keys() - expected.keys())
+    held_out = [evaluation_of(folder) for folder in (run, whole)]
+    what = f"{kills} kills, {seed}"
+    return [
+        Finding(what, "steps with other rows", float(wrong), 0.0),
+        Finding(what, "loss, largest of all steps", max(relative(surviving_losses(run), wanted)), LOSS_LIMIT),
+        Finding(what, "held-out loss at the end", abs(held_out[0] - held_out[1]) / held_out[1], LOSS_LIMIT),
+        Finding(what, "processes left", float(len(left_running(home))), 0.0),
+    ]
+
+
+def evaluation_of(run: Path) -> float:
+    """The held-out loss at a run's last step."""
+    from foundation.records import read_rows
+    from training.runs import METRICS_FILE
+
+    return float([row for row in read_rows(run / METRICS_FILE) if row["event"] == "evaluation"][-1]["validation_loss"])
+
+
+def main() -> int:
+    """Prove, print, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of what is killed when")
+    parser.add_argument("--epochs", type=int, default=100)
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="raybert-prove-elastic-") as name:
+        code = judge(prove(Path(name), given.kills, given.seed, given.epochs))
+    print(f"{time.monotonic() - began:.0f} s")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

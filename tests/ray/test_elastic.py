@@ -1,0 +1,73 @@
+"""An elastic run on real Ray nodes, beside something that holds one of them: a node is lost, the run goes on without it; a node comes, the
+run takes it in. No row is skipped or done twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from corpus.config import LabelledDataConfig
+from corpus.labelled import load_labelled
+from foundation.records import read_rows
+from tests.conftest import Cli, assert_no_processes, end_group, wait_for
+from tests.support.history import attempts, expected_rows, surviving_rows
+from tests.support.nodes import nodes
+from tests.support.tiny import make_encoder, write_reviews
+from training.runs import METRICS_FILE
+
+pytestmark = pytest.mark.ray
+ROWS_PER_STEP, SEED = 7, 3
+
+
+@pytest.mark.timeout(400)
+def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_row_once(tmp_path: Path) -> None:
+    encoder, data, home = make_encoder(tmp_path / "encoder", layers=1), write_reviews(tmp_path / "reviews.csv", 100), tmp_path / "home"
+    folder = home / "runs" / "elastic"
+
+    def done() -> int:
+        return sum(row["event"] == "step" for row in read_rows(folder / METRICS_FILE))
+
+    def are_done(more: int) -> None:
+        wanted = done() + more
+        wait_for(lambda: done() >= wanted, 60, f"{wanted} steps")
+
+    with nodes(home) as cluster:
+        cli = Cli(cluster.env, tmp_path)
+        cluster.add()
+        cluster.occupy()
+        cluster.add()
+        lost = cluster.add()
+        process = cli.start(
+            *("finetune", "--name", "elastic", "--address", cluster.address, f"encoder={encoder}", f"data.train={data}"),
+            *("workers.min=1", "workers.max=3", "workers.resize_interval_s=5", "workers.start_timeout_s=8"),
+            *("checkpoint.every_s=2", "checkpoint.every_steps=100000", "epochs=2000", f"rows_per_step={ROWS_PER_STEP}"),
+            *("rows_per_microbatch=2", "max_length=32", "dropout=0", f"seed={SEED}", "record_rows=true"),
+        )
+        try:
+            wait_for(lambda: any(row["event"] == "checkpoint" for row in read_rows(folder / METRICS_FILE)), 200, "a checkpoint")
+            are_done(20)
+            cluster.lose(lost)
+            wait_for(lambda: len(attempts(folder)) == 2, 120, "an attempt without the lost node")
+            are_done(20)
+            cluster.add()
+            wait_for(lambda: len(attempts(folder)) == 3, 120, "an attempt with the new node")
+            are_done(20)
+            os.killpg(process.pid, signal.SIGINT)
+            ran = cli.finish(process, timeout_s=40)
+        finally:
+            if process.poll() is None:
+                end_group(process)
+        assert ran.exit_code == 130, ran.err
+        assert "to go on from the last checkpoint: raybert finetune --resume elastic" in ran.err
+    assert_no_processes(home)
+    assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2]
+    found = surviving_rows(folder)
+    # Rank 1 may not have come to write down the last step.
+    whole = max(found) if sum(found[max(found)].values()) == ROWS_PER_STEP else max(found) - 1
+    ids = load_labelled(LabelledDataConfig(train=str(data))).train.ids
+    expected = expected_rows(ids, whole + 1, rows_per_step=ROWS_PER_STEP, seed=SEED)
+    assert {step: found[step] for step in expected} == expected
+    assert attempts(folder)[2]["step"] > attempts(folder)[1]["step"] > 0

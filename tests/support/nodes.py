@@ -1,0 +1,118 @@
+"""A cluster whose nodes can be lost and come back: real Ray nodes on loopback, held by a process of their own.
+
+``with nodes(...)`` starts it; ``lose`` kills a node's raylet with SIGKILL, ``add`` starts another node. The head has no CPUs, so that all
+workers lie on nodes that can be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, end_group, environment_of
+
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The cluster, as a test holds it."""
+
+    address: str
+    env: dict[str, str]
+    """For commands that are to reach it."""
+    process: subprocess.Popen[str]
+
+    def add(self) -> int:
+        """Start a node; returns the process id of its raylet."""
+        return int(self._ask("add"))
+
+    def occupy(self) -> None:
+        """Take a node's CPUs, as a service would."""
+        self._ask("occupy")
+
+    def lose(self, raylet: int) -> None:
+        """Kill a node's raylet; what ran on it ends by itself."""
+        os.kill(raylet, signal.SIGKILL)
+
+    def _ask(self, what: str) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(what + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the process that holds the nodes has ended"
+        return json.loads(line)
+
+
+@contextlib.contextmanager
+def nodes(home: Path, *, cpus: int = 1, failure_detection_s: float = 4.0) -> Iterator[Nodes]:
+    """A head without CPUs; ``add`` brings nodes of so many CPUs. Everything ends with the block."""
+    from cluster import ray_settings
+
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    env = environment_of(home, **access)
+    settings = ray_settings.failure_detection(failure_detection_s) | ray_settings.node_environment()
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "nodes.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.nodes", str(cpus)],
+            cwd=ROOT,
+            env={**env, **settings},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    held = Nodes("", env, process)
+    try:
+        yield Nodes(held._ask("head"), env, process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            end_group(process)
+
+
+def main(cpus: int) -> None:
+    """Hold a cluster; obey lines on stdin, answer each with one of JSON; end with stdin."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    held: list[Any] = []
+
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Ray prints
+    cluster, common = Cluster(), {"node_ip_address": _LOOPBACK, "object_store_memory": 100 * 1024 * 1024}
+    for number, line in enumerate(sys.stdin):
+        if line.strip() == "head":
+            cluster.add_node(num_cpus=0, include_dashboard=False, **common)
+            answers.write(json.dumps(cluster.address) + "\n")
+        elif line.strip() == "occupy":
+            ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
+            held.append(ray.remote(num_cpus=cpus)(Counter).remote())
+            ray.get(held[-1].most_common.remote())
+            answers.write("null\n")
+        else:
+            # Nodes on one machine share the session's folder.
+            node = cluster.add_node(num_cpus=cpus, runtime_env_dir_name=f"runtime_resources_{number}", **common)
+            answers.write(json.dumps(node.all_processes["raylet"][0].process.pid) + "\n")
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
