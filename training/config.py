@@ -32,9 +32,9 @@ class WorkersConfig(Config):
     """GPUs reserved for each; 0 trains on CPUs."""
     max_failures: int = Field(3, ge=0)
     """Worker-group restarts from the last checkpoint before the run gives up."""
-    start_timeout_s: float = Field(20, gt=0)
-    """How long a gang may wait for its resources before it is planned anew. After a node is lost, Ray waits for it once more before it
-    knows: shorter goes on earlier; too short never starts where a worker's environment takes long to come up."""
+    start_timeout_s: float = Field(60, gt=0)
+    """How long a gang may take to get its resources and start before it is planned anew. Shorter goes on earlier when something else took
+    them meanwhile; too short never starts where a worker's environment takes long to come up."""
     resize_interval_s: float = Field(60, gt=0)
     """How often an elastic run looks for nodes to take in. What was done since the last checkpoint is done again then: shorter uses nodes
     earlier and loses more often."""

@@ -90,7 +90,7 @@ def prove(folder: Path, kills: int, seed: int, epochs: int) -> list[Finding]:
     whole = Path(undisturbed.json["run_folder"])
     wanted = surviving_losses(whole)
     draw, run = random.Random(seed), home / "runs" / "victim"
-    gang = ["workers.min=1", "workers.max=3", "workers.resize_interval_s=8", "workers.start_timeout_s=15", "workers.max_failures=1000"]
+    gang = ["workers.min=1", "workers.max=3", "workers.resize_interval_s=8", "workers.max_failures=1000"]
     waits: dict[str, list[float]] = {}
     with nodes(home) as cluster:
         victim = Victim(Cli(cluster.env, folder), cluster, run, ["--name", "victim", *same, *gang, "checkpoint.every_s=2"], draw)

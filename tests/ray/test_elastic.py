@@ -42,7 +42,7 @@ def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_
         lost = cluster.add()
         process = cli.start(
             *("finetune", "--name", "elastic", "--address", cluster.address, f"encoder={encoder}", f"data.train={data}"),
-            *("workers.min=1", "workers.max=3", "workers.resize_interval_s=5", "workers.start_timeout_s=8"),
+            *("workers.min=1", "workers.max=3", "workers.resize_interval_s=5"),
             *("checkpoint.every_s=2", "checkpoint.every_steps=100000", "epochs=2000", f"rows_per_step={ROWS_PER_STEP}"),
             *("rows_per_microbatch=2", "max_length=32", "dropout=0", f"seed={SEED}", "record_rows=true"),
         )
