@@ -27,13 +27,15 @@ def asked(goal: float, kind: Kind, unit: str) -> str:
             return f"at least {goal:g} {unit} better than the peer"
         case "within":
             return f"at most {goal:g} {unit} from the peer"
+        case "limit":
+            return f"{goal:g} {unit}, whatever the peer's"
         case _:
             assert_never(kind)
 
 
 def found(item: Row) -> str:
     """What a row found, in the measure of its goal: ``3.05 ×`` or ``+1.2 points``."""
-    return f"{item.ratio:.2f} ×" if item.kind == "ratio" else f"{item.difference:+.2f} {item.unit}"
+    return f"{item.ratio:.2f} ×" if item.kind in ("ratio", "limit") else f"{item.difference:+.2f} {item.unit}"
 
 
 def versions(names: Sequence[str] = VERSIONS) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 GOALS = Path(__file__).resolve().parent / "goals.toml"
-Kind = Literal["ratio", "difference", "within"]
+Kind = Literal["ratio", "difference", "within", "limit"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Goal:
     better: Literal["higher", "lower"]
     why: str
     kind: Kind = "ratio"
-    """What is asked of: the ``ratio``; the ``difference`` by which we are better, in ``unit``; or that the figures are alike, no more than
-    ``goal`` apart (``within``)."""
+    """What is asked of: the ``ratio``; the ``difference`` by which we are better, in ``unit``; that the figures are alike, no more than
+    ``goal`` apart (``within``); or our figure itself, whatever the peer's is (``limit``)."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def row(
         difference=difference,
         goal=goal.goal,
         kind=goal.kind,
-        met=is_met(ratio, difference, goal),
+        met=is_met(ours, ratio, difference, goal),
         unit=goal.unit,
         note=note,
         samples=samples,
@@ -117,7 +117,7 @@ def row(
     )
 
 
-def is_met(ratio: float, difference: float, goal: Goal) -> bool:
+def is_met(ours: float, ratio: float, difference: float, goal: Goal) -> bool:
     """The verdict. Pure."""
     match goal.kind:
         case "ratio":
@@ -126,5 +126,7 @@ def is_met(ratio: float, difference: float, goal: Goal) -> bool:
             return difference >= goal.goal
         case "within":
             return abs(difference) <= goal.goal
+        case "limit":
+            return ours >= goal.goal if goal.better == "higher" else ours <= goal.goal
         case _:
             assert_never(goal.kind)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foundation.config import flat
 from foundation.errors import ConfigError
 from foundation.home import Home, home
-from training.runs import Run, all_runs, checkpoints
+from training.runs import RESUMABLE, Run, all_runs, checkpoints
 
-_STATES = ("finished", "failed", "interrupted", "lost")
+_STATES = ("finished", *RESUMABLE)
 _GOING = ".going-"
 DAY_S = 86_400.0
 
@@ -91,8 +90,7 @@ def prune(
             gone.append(run)
         elif run.folder in looked_at:
             kept.append(Kept(run.run_id, str(reason)))
-    if whole:
-        gone = _not_referred_to(gone, every, kept)
+    gone = _not_referred_to(gone, every, kept, whole=whole)
     told = tuple(_remove(run, whole=whole, dry_run=dry_run) for run in gone)
     if not dry_run:
         for left in (where or home()).runs.glob(f"{_GOING}*"):
@@ -119,12 +117,13 @@ def _ended(run: Run) -> float:
     return float(run.about["ended"] or max(path.stat().st_mtime for path in (run.folder, *run.folder.glob("*.json*"))))
 
 
-def _not_referred_to(gone: Iterable[Run], every: Iterable[Run], kept: list[Kept]) -> list[Run]:
-    """Those of ``gone`` that no run which stays begins from; the others are added to ``kept``."""
+def _not_referred_to(gone: Iterable[Run], every: Iterable[Run], kept: list[Kept], *, whole: bool) -> list[Run]:
+    """Those of ``gone`` from which no run began that stays, or of checkpoints, that may yet need them; the others are added to ``kept``."""
     going = {run.folder: run for run in gone}
+    keys = ("encoder", "start_from") if whole else ("start_from",)
     while True:
-        users = [run for run in every if run.folder not in going]
-        held = next(((run, user) for run in going.values() for user in users if _names(user.plan["recipe"], run.folder)), None)
+        users = [run for run in every if (run.folder not in going if whole else run.state != "finished")]
+        held = next(((run, user) for run in going.values() for user in users if _names(user.plan["recipe"], keys, run.folder)), None)
         if held is None:
             return [*going.values()]
         run, user = held
@@ -132,10 +131,9 @@ def _not_referred_to(gone: Iterable[Run], every: Iterable[Run], kept: list[Kept]
         kept.append(Kept(run.run_id, f"{user.run_id} began from it"))
 
 
-def _names(recipe: dict[str, Any], folder: Path) -> bool:
-    """Whether a recipe's encoder or checkpoint lies in the folder."""
-    found = [value for key, value in flat(recipe).items() if key in ("encoder", "start_from") and isinstance(value, str)]
-    return any(Path(value).is_relative_to(folder) for value in found)
+def _names(recipe: dict[str, Any], keys: Collection[str], folder: Path) -> bool:
+    """Whether what a recipe says under one of the keys lies in the folder."""
+    return any(isinstance(value := recipe.get(key), str) and Path(value).is_relative_to(folder) for key in keys)
 
 
 def _remove(run: Run, *, whole: bool, dry_run: bool) -> Gone:

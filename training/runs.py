@@ -33,6 +33,8 @@ REPORT_FILE = "report.html"
 LOCK_FILE = "driver.lock"
 TRACE_FILE = "trace.json.gz"
 VERBS = ("pretrain", "finetune")
+RESUMABLE = ("failed", "interrupted", "lost")
+"""States that ``--resume`` goes on from."""
 _CHECKPOINT = re.compile(r"step-(\d+)-\w+")
 # Whoever looks whether a run is driven holds its lock for a moment.
 _LOCK_S = 2.0

@@ -42,7 +42,7 @@ def show_run(ref: RunRef, as_json: AsJson = False) -> None:
     from foundation.progress import duration
     from training.live import size
     from training.phases import table_text
-    from training.runs import open_run
+    from training.runs import RESUMABLE, open_run
 
     run = open_run(ref)
     figures = run.figures()
@@ -61,6 +61,8 @@ def show_run(ref: RunRef, as_json: AsJson = False) -> None:
         f"  {'data':<14}{figures['data_fingerprint'] or 'not known before the run has finished'}",
         f"  {'folder':<14}{figures['folder']}",
     ]
+    if figures["state"] in RESUMABLE:
+        lines.append(f"  {'to go on':<14}raybert {figures['verb']} --resume {run.run_id}")
     if table := run.phases():
         lines.append(table_text(table))
     show(figures, "\n".join(lines), as_json=as_json)

@@ -62,6 +62,9 @@ def test_met_follows_from_ratio_and_goal_alone(samples: Samples, goal: float, be
         ("within", 9.0, "higher", True),
         ("within", 11.1, "higher", False),
         ("within", 8.9, "lower", False),
+        ("limit", 1.0, "lower", True),
+        ("limit", 1.1, "lower", False),
+        ("limit", 0.9, "higher", False),
     ],
 )
 def test_a_goal_may_ask_for_a_difference_or_for_figures_that_are_alike(kind: Kind, ours: float, better: str, met: bool) -> None:

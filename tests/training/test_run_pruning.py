@@ -97,6 +97,14 @@ def test_a_run_from_which_one_that_stays_began_is_not_removed_and_one_whose_heir
     assert not any(folder.exists() for folder in (first, second, third))
 
 
+def test_checkpoints_stay_as_long_as_a_run_that_began_from_them_could_be_gone_on_with() -> None:
+    first = make_run("first")
+    make_run("second", "interrupted", start_from=str(first / "step-0000020-abcdef"))
+    assert [item.reason for item in prune([runs.open_run("first")]).kept] == ["second began from it"]
+    runs.end(home().runs / "second", "finished")
+    assert {item.run_id for item in prune().gone} == {"first", "second"}
+
+
 def test_what_a_cut_prune_left_goes_with_the_next() -> None:
     (home().runs / ".going-a-b-1").mkdir(parents=True)
     assert prune().gone == ()

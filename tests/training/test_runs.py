@@ -105,6 +105,8 @@ def test_the_command_line_lists_shows_and_reports(capsys: pytest.CaptureFixture[
     assert (latest["run_id"], latest["state"], latest["steps_done"], latest["score"]) == ("finetune-2", "failed", 2, None)
     assert (first["run_id"], first["state"], first["steps_done"], first["score"]) == ("finetune-1", "finished", 6, 0.9)
     assert answer("show", "finetune-1")["score"]["best"] == 0.9
+    assert main(["runs", "show", "finetune-2"]) == 0
+    assert "raybert finetune --resume finetune-2" in capsys.readouterr().out
     target = tmp_path / "here.html"
     assert answer("report", "finetune-1", "--out", str(target))["report"] == str(target)
     assert "<title>finetune-1</title>" in target.read_text()
