@@ -33,6 +33,7 @@ from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
 from training.resuming import make_up_for_missing
 from training.telemetry import Telemetry
+from training.watchdog import LAST_WORDS_S, last_words
 from training.worker import KINDS, run_worker
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def _follow(plan: TrainPlan, work: Background[Any], curves: Curves, known: int) 
     """Show the run's record as it grows, log it, and tell Prometheus its goodput, until the trainer ends."""
     run = runs.open_run(plan.run_folder)
     tail, ledger, telemetry = Tail(run.folder / runs.METRICS_FILE), Ledger(run.about["started"]), Telemetry(plan.run_id, "driver")
-    told = time.monotonic()
+    told, words = time.monotonic(), LastWords(run.folder)
     with watching(plan.verb, plan.run_id, plan.steps) as watch:
         while True:
             is_last = work.wait(0)
@@ -224,6 +225,7 @@ def _follow(plan: TrainPlan, work: Background[Any], curves: Curves, known: int) 
                 ledger.add(row)
             rows, known = rows[known:], max(0, known - len(rows))
             watch.show(rows)
+            words.follow(rows)
             curves.add(rows)
             if is_last or time.monotonic() - told >= _TELL_S:
                 told = time.monotonic()
@@ -231,6 +233,31 @@ def _follow(plan: TrainPlan, work: Background[Any], curves: Curves, known: int) 
             if is_last:
                 return
             work.wait(_POLL_S)
+
+
+class LastWords:
+    """Tells, once an attempt, what workers wrote that ended because they got nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._attempt: tuple[str, int] | None = None
+        self._heard_at: float | None = None
+
+    def follow(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in new rows, and look."""
+        for row in rows:
+            if row["event"] == "attempt":
+                self._say()
+                self._attempt, self._heard_at = (row["attempt"], row["world_size"]), None
+        if self._attempt and self._heard_at is None and last_words(self._folder, *self._attempt):
+            self._heard_at = time.monotonic()  # the others follow within moments
+        if self._heard_at is not None and time.monotonic() - self._heard_at > LAST_WORDS_S:
+            self._say()
+
+    def _say(self) -> None:
+        if self._attempt and self._heard_at is not None:
+            say(f"warning: {last_words(self._folder, *self._attempt)}")
+            self._attempt = None
 
 
 def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) -> tuple[Path, dict[str, float]]:

@@ -36,6 +36,7 @@ from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.runs import METRICS_FILE, TRACE_FILE, checkpoints_up_to
 from training.telemetry import Telemetry
+from training.watchdog import Watchdog
 from training.workload import limits_of
 
 T = TypeVar("T")
@@ -88,9 +89,12 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         **loop_arguments(recipe, assembly.steps, assembly.attention),
     )
     outcome = {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
+    dog = Watchdog(run.folder, attempt, engine.rank, recipe.workers.stall_timeout_s)
+    dog.follow(engine)
     try:
-        with run.profiled(hooks):
-            for _ in steps:
+        with dog, run.profiled(hooks):
+            for report in steps:
+                dog.step = report.step + 1
                 outcome["steps"] = run.progress.step
     except GuardError as error:
         # Returned, not raised: Ray Train would restart the workers, which would come to the same step and end alike.

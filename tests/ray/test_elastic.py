@@ -1,29 +1,32 @@
 """An elastic run on real Ray nodes, beside something that holds one of them: a node is lost, the run goes on without it; a node comes, the
-run takes it in. No row is skipped or done twice."""
+run takes it in; a worker gets stuck, the gang is ended and says where it stood. No row is skipped or done twice."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from corpus.config import LabelledDataConfig
 from corpus.labelled import load_labelled
 from foundation.records import read_rows
 from tests.conftest import Cli, assert_no_processes, end_group, wait_for
-from tests.support.history import attempts, expected_rows, surviving_rows
+from tests.support.history import attempts, expected_rows, surviving_rows, workers
 from tests.support.nodes import nodes
 from tests.support.tiny import make_encoder, write_reviews
 from training.runs import METRICS_FILE
+from training.watchdog import STACKS_FOLDER
 
 pytestmark = pytest.mark.ray
 ROWS_PER_STEP, SEED = 7, 3
 
 
-@pytest.mark.timeout(400)
-def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_row_once(tmp_path: Path) -> None:
+@pytest.mark.timeout(500)
+def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuck_worker_with_every_row_once(tmp_path: Path) -> None:
     encoder, data, home = make_encoder(tmp_path / "encoder", layers=1), write_reviews(tmp_path / "reviews.csv", 100), tmp_path / "home"
     folder = home / "runs" / "elastic"
 
@@ -42,7 +45,7 @@ def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_
         lost = cluster.add()
         process = cli.start(
             *("finetune", "--name", "elastic", "--address", cluster.address, f"encoder={encoder}", f"data.train={data}"),
-            *("workers.min=1", "workers.max=3", "workers.resize_interval_s=5"),
+            *("workers.min=1", "workers.max=3", "workers.resize_interval_s=5", "workers.stall_timeout_s=20"),
             *("checkpoint.every_s=2", "checkpoint.every_steps=100000", "epochs=2000", f"rows_per_step={ROWS_PER_STEP}"),
             *("rows_per_microbatch=2", "max_length=32", "dropout=0", f"seed={SEED}", "record_rows=true"),
         )
@@ -55,6 +58,11 @@ def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_
             cluster.add()
             wait_for(lambda: len(attempts(folder)) == 3, 120, "an attempt with the new node")
             are_done(20)
+            stuck = workers(folder)[1]
+            os.kill(stuck, signal.SIGSTOP)
+            wait_for(lambda: len(attempts(folder)) == 4, 120, "an attempt without the stuck worker")
+            are_done(20)
+            assert not psutil.pid_exists(stuck)
             os.killpg(process.pid, signal.SIGINT)
             ran = cli.finish(process, timeout_s=40)
         finally:
@@ -63,7 +71,10 @@ def test_a_run_goes_on_when_a_node_is_lost_and_takes_the_next_one_in_with_every_
         assert ran.exit_code == 130, ran.err
         assert "to go on from the last checkpoint: raybert finetune --resume elastic" in ran.err
     assert_no_processes(home)
-    assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2]
+    assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2, 2]
+    assert re.search(r"warning: no progress, so the workers were ended: rank 0 in \w+ for 2\d.* at step \d+; nothing from rank 1", ran.err)
+    (stack,) = (folder / STACKS_FOLDER).iterdir()
+    assert "training/loop.py" in stack.read_text(encoding="utf-8")
     found = surviving_rows(folder)
     # Rank 1 may not have come to write down the last step.
     whole = max(found) if sum(found[max(found)].values()) == ROWS_PER_STEP else max(found) - 1
