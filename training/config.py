@@ -36,8 +36,8 @@ class WorkersConfig(Config):
     """How long a gang may take to get its resources and start before it is planned anew. Shorter goes on earlier when something else took
     them meanwhile; too short never starts where a worker's environment takes long to come up."""
     stall_timeout_s: float = Field(900, gt=0)
-    """A worker that gets nowhere for so long writes its stacks into the run's folder and ends, and the gang restarts. Longer than the longest
-    micro-batch, compilation included, and than the writing of a checkpoint."""
+    """A worker that gets nowhere for so long writes its stacks into the run's folder and ends, and the gang restarts. Longer than the
+    longest micro-batch, compilation included, and than the writing of a checkpoint."""
     resize_interval_s: float = Field(60, gt=0)
     """How often an elastic run looks for nodes to take in. What was done since the last checkpoint is done again then: shorter uses nodes
     earlier and loses more often."""
