@@ -109,6 +109,8 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
             began = time.monotonic()
             outcome = _fit(plan, recipe, curves, known)
             train_seconds = time.monotonic() - began
+        if message := outcome.return_value.get("refused"):
+            raise ConfigError(message)
         if message := outcome.return_value.get("gave_up"):
             raise RunError(f"{plan.verb}: run {plan.run_id}: {message}; run folder: {folder}")
         fingerprint = outcome.return_value["data_fingerprint"]

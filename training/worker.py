@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
-from training.runs import METRICS_FILE, TRACE_FILE, checkpoints_up_to
+from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, checkpoints_up_to
 from training.telemetry import Telemetry
 from training.watchdog import Watchdog
 from training.workload import limits_of
@@ -56,6 +57,8 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     keep_freed_memory()
     context = ray_train.get_context()
+    if refused := _out_of_reach(Path(payload["run_folder"]), context.get_world_rank(), context.get_world_size()):
+        return {"refused": refused}
     device = _device(recipe)
     hardware = probe_gang(device)
     decisions = decide(hardware, recipe)
@@ -253,6 +256,17 @@ class _Run:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return time.perf_counter() - began
+
+
+def _out_of_reach(folder: Path, rank: int, world_size: int) -> str | None:
+    """What is wrong when a worker does not see the run's folder, which it would find out at the first checkpoint; collective."""
+    everyone = _everyone({"rank": rank, "host": socket.gethostname(), "sees": (folder / RUN_FILE).is_file()}, world_size)
+    told = ", ".join(f"rank {one['rank']} on {one['host']}" for one in everyone if not one["sees"])
+    if not told:
+        return None
+    return (
+        f"{folder}: cannot be seen by {told}; all nodes have to share it: point RAYBERT_HOME to a folder on a file system that they all see"
+    )
 
 
 def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:

@@ -82,3 +82,20 @@ def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuc
     expected = expected_rows(ids, whole + 1, rows_per_step=ROWS_PER_STEP, seed=SEED)
     assert {step: found[step] for step in expected} == expected
     assert attempts(folder)[2]["step"] > attempts(folder)[1]["step"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_a_run_whose_folder_a_node_does_not_see_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    encoder, data, home = make_encoder(tmp_path / "encoder", layers=1), write_reviews(tmp_path / "reviews.csv", 40), tmp_path / "home"
+    with nodes(home) as cluster:
+        cluster.add()
+        try:
+            cluster.hide(home / "runs")
+        except AssertionError:
+            pytest.skip("mounting needs the right to")
+        cluster.add()
+        arguments = [f"encoder={encoder}", f"data.train={data}", "workers.count=2", "workers.cpus_each=1", "max_length=32"]
+        ran = Cli(cluster.env, tmp_path)("finetune", "--name", "apart", "--address", cluster.address, *arguments, timeout_s=150)
+    assert ran.exit_code == 2, ran.err
+    assert re.search(r"runs/apart: cannot be seen by rank \d on \S+; all nodes have to share it: point RAYBERT_HOME to", ran.error)
+    assert not [row for row in read_rows(home / "runs" / "apart" / METRICS_FILE) if row["event"] == "step"]

@@ -7,6 +7,7 @@ workers lie on nodes that can be lost.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import secrets
@@ -36,6 +37,10 @@ class Nodes:
     def add(self) -> int:
         """Start a node; returns the process id of its raylet."""
         return int(self._ask("add"))
+
+    def hide(self, folder: Path) -> None:
+        """Nodes that are added from now on see another, empty folder there, as hosts of their own would."""
+        self._ask(f"hide {folder}")
 
     def occupy(self) -> None:
         """Take a node's CPUs, as a service would."""
@@ -87,6 +92,19 @@ def nodes(home: Path, *, cpus: int = 1, failure_detection_s: float = 4.0) -> Ite
             end_group(process)
 
 
+def hide(folder: str) -> None:
+    """Mount an empty file system over ``folder``, for this thread and whatever it starts from now on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for done in (
+        libc.unshare(0x00020000),  # CLONE_NEWNS
+        libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None),  # MS_REC | MS_PRIVATE
+        libc.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, None),
+    ):
+        if done:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def main(cpus: int) -> None:
     """Hold a cluster; obey lines on stdin, answer each with one of JSON; end with stdin."""
     import ray
@@ -101,6 +119,9 @@ def main(cpus: int) -> None:
         if line.strip() == "head":
             cluster.add_node(num_cpus=0, include_dashboard=False, **common)
             answers.write(json.dumps(cluster.address) + "\n")
+        elif line.startswith("hide "):
+            hide(line.removeprefix("hide ").strip())
+            answers.write("null\n")
         elif line.strip() == "occupy":
             ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
             held.append(ray.remote(num_cpus=cpus)(Counter).remote())
