@@ -91,8 +91,13 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
             folder.mkdir(parents=True)
         except FileExistsError:
             raise ConfigError(f"{plan.run_id}: in use by a run since this one was planned; give another name") from None
-    with runs.driven(folder):
-        return _launch(plan, session, folder)
+    try:
+        with runs.driven(folder):
+            return _launch(plan, session, folder)
+    except BaseException:
+        if not (folder / runs.RUN_FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # it never began, and its name is free
+        raise
 
 
 def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
@@ -100,9 +105,9 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
     from training.report import write_report
 
     recipe = KINDS[plan.verb].model_validate(plan.recipe)
-    write_atomically(folder / runs.RECIPE_FILE, dump_yaml(recipe))
     say(f"{plan.verb}: run {plan.run_id} on {session.address}: {plan.steps} steps, {recipe.workers.told}, engine {plan.engine}")
     known, recording = _recorded(plan, recipe, folder)
+    write_atomically(folder / runs.RECIPE_FILE, dump_yaml(recipe))
     state = "failed"
     try:
         with Curves(recording.log_rows) as curves:

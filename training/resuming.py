@@ -32,6 +32,7 @@ _FREE = frozenset(
         "compile",
         "activation_checkpointing",
         "checkpoint.keep",
+        "checkpoint.every_s",
         "stop_after_steps",
         "register_as",
         "gates",
