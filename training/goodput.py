@@ -45,6 +45,7 @@ class Goodput:
 
 
 PARTS = tuple(field.name for field in fields(Goodput))
+_TELLING = ("failure", "damaged")
 _WORK = ("data", "compute", "evaluation", "checkpoint")
 
 
@@ -63,6 +64,8 @@ class Ledger:
     def add(self, row: Mapping[str, Any]) -> None:
         """Account for the next row of the record."""
         spent, event = self._spent, row["event"]
+        if event in _TELLING:
+            return  # a moment of the time between two attempts
         if event == "attempt":
             gap = max(0.0, row["time"] - self._last)
             if self._has_attempt:

@@ -181,6 +181,7 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
     from ray.train.torch import TorchConfig
 
     from training.elastic import ElasticTrainer
+    from training.failures import Failures
 
     on_gpus = recipe.workers.gpus_each > 0
     resources = {"CPU": recipe.workers.cpus_each} | ({"GPU": recipe.workers.gpus_each} if on_gpus else {})
@@ -188,9 +189,10 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
     workers = recipe.workers
     # Read by the controller, which takes it from the driver's environment.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(workers.start_timeout_s)
+    record = Path(plan.run_folder) / runs.METRICS_FILE
     trainer = ElasticTrainer(
         run_worker,
-        record=Path(plan.run_folder) / runs.METRICS_FILE,
+        record=record,
         train_loop_config=payload,
         torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
@@ -203,6 +205,7 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
             # A run id is never used twice: Ray Train would resume the earlier run without a word.
             name=plan.run_id,
             storage_path=str(Path(plan.run_folder).parent),
+            callbacks=[Failures(record)],
             failure_config=FailureConfig(max_failures=recipe.workers.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=recipe.checkpoint.keep,

@@ -237,10 +237,13 @@ class _Lines:
 
 
 def _told(view: View, row: Mapping[str, Any]) -> View:
-    """The view after ``row``; a restart, a wait for nodes, and what is wrong with a checkpoint, are said at once."""
+    """The view after ``row``; failures, restarts, waits for nodes, and what is wrong with a checkpoint, are said at once."""
     after = seen(view, row)
     if row["event"] == "damaged":
         say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
+    if row["event"] == "failure":
+        failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
+        say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")
     if row["event"] == "waiting":
         say(f"{view.what}: waits for {row['least']} workers; the cluster's nodes have room for {row['room']} beside what else runs there")
     if row["event"] == "attempt" and row["step"] > 0:

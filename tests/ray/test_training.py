@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,7 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_and_ends_in_the_same_bit
             end_group(process)
     assert ran.exit_code == 0, ran.err
     assert ran.json["restarts"] == 1
+    assert re.search(rf"warning: after step \d+ the workers were ended; .*rank {rank}: its process died", ran.err)
     first, second = attempts(folder)
     assert second["step"] in (CHECKPOINT_EVERY, 2 * CHECKPOINT_EVERY, 3 * CHECKPOINT_EVERY)
     assert first["attempt"] != second["attempt"]

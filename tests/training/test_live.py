@@ -131,6 +131,12 @@ def test_a_checkpoint_that_is_passed_over_is_said_at_once(capsys: pytest.Capture
         assert "finetune: warning: step-0000004-abcdef: altered; goes on from step 2" in capsys.readouterr().err
 
 
+def test_a_failure_is_said_with_its_rank_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with watching("finetune", "finetune-1", 6) as watch:
+        watch.show([attempt(0.0, 2, steps=6), step(1.0, 2), {"event": "failure", "time": 2.0, "ranks": {"1": "its process died"}}])
+        assert "warning: after step 3 the workers were ended; rank 1: its process died" in capsys.readouterr().err
+
+
 def test_a_wait_for_nodes_is_said_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     with watching("finetune", "finetune-1", 6) as watch:
         watch.show([{"event": "waiting", "time": 0.0, "room": 1, "least": 2}])
