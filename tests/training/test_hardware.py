@@ -71,7 +71,7 @@ def test_each_place_has_its_decisions(place: str, expected: tuple[Any, ...]) -> 
 def test_decisions_and_deepspeed_json_of_a_shipped_recipe_are_the_golden_ones(path: Path) -> None:
     kind: type[RunConfig] = PretrainConfig if path.stem.startswith("pretrain") else FinetuneConfig
     shipped, hardware = load(kind, path), PLACES[place_of(path)]
-    assert shipped.workers.count * shipped.workers.gpus_each == hardware.nodes * hardware.gpus_per_node
+    assert shipped.workers.most * shipped.workers.gpus_each == hardware.nodes * hardware.gpus_per_node
     decisions = decide(hardware, shipped)
     deepspeed = deepspeed_config(shipped, decisions) if shipped.engine == "deepspeed" else None
     text = json.dumps({"decisions": decisions.as_json(), "deepspeed": deepspeed}, indent=2, sort_keys=True) + "\n"
