@@ -32,12 +32,12 @@ from foundation.references import resolve
 
 NAME = "recovery"
 ROUNDS = 3
-SAVE_S, SAVE_STEPS = 5.0, 25
+SAVE_S, SAVE_STEPS = 3.0, 20
 """Cadence of checkpoints: ours by seconds, the peer's by steps that take about as long."""
 DETECTION_S, RESIZE_S, PEERS_START_S = 4.0, 10.0, 10.0
 """Of a dead node; of looking for new ones; and how long Ray's policy waits for resources that are gone, the shortest that starts here."""
-ROWS_PER_STEP, LONGEST = 16, 32
-STEPS_BEFORE = 40
+ROWS_PER_STEP, LONGEST = 8, 32
+STEPS_BEFORE = 15
 PATIENCE_S = 300.0
 _GOOD_TO_HAVE_S = 3.0  # a checkpoint is committed up to two seconds after its report
 

@@ -37,7 +37,7 @@ PROBLEM_TYPES: dict[TaskKind, str] = {
     "regression": "regression",
 }
 """``problem_type`` of the Hugging Face configuration, for each kind that classifies; an exporter always sets it."""
-LOWER_IS_BETTER = frozenset({"loss", "mae", "rmse", "baseline_mae", "baseline_rmse"})
+LOWER_IS_BETTER = frozenset({"loss", "validation_loss", "mae", "rmse", "baseline_mae", "baseline_rmse"})
 """Metrics of which a smaller figure is the better one."""
 
 

@@ -6,7 +6,6 @@ on in its folder, under its id.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shutil
@@ -281,7 +280,7 @@ def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) 
         RunError: None is whole.
     """
     sign = 1 if recipe.score_order == "max" else -1
-    scored = [(checkpoint, metrics) for checkpoint, metrics in kept if not math.isnan(metrics[recipe.score])]
+    scored = [(checkpoint, metrics) for checkpoint, metrics in kept if abs(metrics[recipe.score]) < runs.UNRANKED]
     ranked = sorted(scored, key=lambda item: (-sign * item[1][recipe.score], item[1]["step"]))
     metrics_of = {Path(checkpoint.path): metrics for checkpoint, metrics in ranked}
     best, damaged = first_whole(metrics_of)

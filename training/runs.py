@@ -35,6 +35,9 @@ TRACE_FILE = "trace.json.gz"
 VERBS = ("pretrain", "finetune")
 RESUMABLE = ("failed", "interrupted", "lost")
 """States that ``--resume`` goes on from."""
+UNRANKED = 1e300
+"""Stands, with the sign of the worse side, for the score of a checkpoint that has none. Not NaN: Ray Train's list of checkpoints would give
+back None for it when a run is resumed, and fail."""
 _CHECKPOINT = re.compile(r"step-(\d+)-\w+")
 # Whoever looks whether a run is driven holds its lock for a moment.
 _LOCK_S = 2.0

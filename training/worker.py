@@ -35,7 +35,7 @@ from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
-from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, checkpoints_up_to
+from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
 from training.telemetry import Telemetry
 from training.watchdog import Watchdog
 from training.workload import limits_of
@@ -114,6 +114,12 @@ def skipped(decision: Decision) -> dict[str, Any]:
             return {"skipped": decision.reason, "skipped_rows": list(decision.row_ids)}
         case _:
             assert_never(decision)
+
+
+def ranked(figures: dict[str, float], recipe: RunConfig) -> dict[str, float]:
+    """Those figures that are numbers, and a score in any case, so that Ray Train can rank the checkpoint."""
+    finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return {recipe.score: UNRANKED if recipe.score_order == "min" else -UNRANKED, **finite}
 
 
 class _RunEngine(Engine, Protocol):
@@ -203,8 +209,7 @@ class _Run:
         """Write a checkpoint that only a restart needs; collective."""
         if isinstance(report.decision, GiveUp):
             return
-        # Ray ranks what has no score last, and so removes it as soon as it is not the latest any more.
-        seconds = self._checkpoint({self.recipe.score: math.nan})
+        seconds = self._checkpoint({})
         if self.metrics:
             self.metrics.write("checkpoint", step=self.progress.step, checkpoint_seconds=seconds)
         self.telemetry.tell("raybert_train_checkpoint_seconds", seconds)
@@ -236,7 +241,10 @@ class _Run:
             self.telemetry.tell(f"raybert_train_{name}", value)
 
     def _checkpoint(self, figures: dict[str, float]) -> float:
-        """Write where the run stands and report it to Ray Train with ``figures``; collective. Returns the seconds that it took."""
+        """Write where the run stands and report it to Ray Train with ``figures``; collective. Returns the seconds that it took.
+
+        Ray ranks what has no score last, and so removes it as soon as it is not the latest any more.
+        """
         from ray import train as ray_train
 
         began, done = time.perf_counter(), self.progress.step
@@ -248,7 +256,7 @@ class _Run:
                 written_by = {"engine": self.recipe.engine, "world_size": self.engine.world_size, "attempt": self.attempt}
                 write_manifest(folder, self.progress, merged, self.engine.shapes(), written_by)
             ray_train.report(
-                {**figures, "step": done},
+                {**ranked(figures, self.recipe), "step": done},
                 checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
                 # A name of its own for every attempt: Ray merges folders of the same name, also with what a dead attempt left.
                 checkpoint_dir_name=f"step-{done:07d}-{self.attempt}",

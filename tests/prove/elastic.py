@@ -41,21 +41,37 @@ class Victim:
     def kill(self, kind: str) -> None:
         """Kill one, and bring back what does not come by itself."""
         from tests.conftest import wait_for
-        from tests.support.history import attempts, workers
+        from tests.support.history import attempts
 
         made = len(attempts(self._folder))
         if kind == "worker":
-            pids = workers(self._folder)
-            os.kill(pids[self._draw.choice(sorted(pids))], signal.SIGKILL)
+            wait_for(self._kill_worker, _PATIENCE_S, "a worker that lives")  # between two gangs there is none
         elif kind == "node":
             self._cluster.lose(self._nodes.pop(self._draw.randrange(len(self._nodes))))
         else:
             os.kill(self.process.pid, signal.SIGKILL)
-            self.process.communicate()
-            self.process = self._cli.start("finetune", "--resume", self._folder.name, "--address", self._cluster.address)
+            self._resume()
         wait_for(lambda: len(attempts(self._folder)) > made or self.process.poll() is not None, _PATIENCE_S, f"an attempt after a {kind}")
+        if len(attempts(self._folder)) == made and self.process.poll():
+            print(f"the driver was on that {kind}, and went with it", flush=True)
+            self._resume()
+            wait_for(lambda: len(attempts(self._folder)) > made, _PATIENCE_S, "an attempt after that")
         if kind == "node":
             self._nodes.append(self._cluster.add())
+
+    def _kill_worker(self) -> bool:
+        from tests.support.history import workers
+
+        pids = workers(self._folder)
+        try:
+            os.kill(pids[self._draw.choice(sorted(pids))], signal.SIGKILL)
+        except (ProcessLookupError, IndexError):
+            return False
+        return True
+
+    def _resume(self) -> None:
+        self.process.communicate()
+        self.process = self._cli.start("finetune", "--resume", self._folder.name, "--address", self._cluster.address)
 
 
 def steps_done(folder: Path) -> int:

@@ -20,6 +20,7 @@ from training.config import FinetuneConfig
 from training.launch import best_whole
 from training.planning import TrainPlan, plan
 from training.resuming import differing, is_free, make_up_for_missing, resumed
+from training.worker import ranked
 
 pytestmark = pytest.mark.usefixtures("raybert_home")
 
@@ -218,7 +219,7 @@ def test_the_best_checkpoint_that_is_whole_is_exported(recipe: FinetuneConfig, t
     scores = {10: 0.5, 20: 0.9, 30: 0.9}
     made = {step: checkpoint(tmp_path, step) for step in scores}
     kept = [(Ray(made[step]), {"macro_f1": score, "step": step}) for step, score in scores.items()]
-    kept.append((Ray(checkpoint(tmp_path, 40)), {"macro_f1": float("nan"), "step": 40}))  # for a restart only
+    kept.append((Ray(checkpoint(tmp_path, 40)), ranked({}, recipe) | {"step": 40}))  # for a restart only
     assert best_whole(kept, recipe)[0] == made[20], "the earliest of equals"
     damage(made[20])
     assert best_whole(kept, recipe) == (made[30], {"macro_f1": 0.9, "step": 30})
@@ -227,6 +228,13 @@ def test_the_best_checkpoint_that_is_whole_is_exported(recipe: FinetuneConfig, t
         damage(path)
     with pytest.raises(RunError, match="no checkpoint is whole"):
         best_whole(kept, recipe)
+
+
+def test_a_score_that_is_no_number_ranks_a_checkpoint_last_and_can_be_written_down(recipe: FinetuneConfig) -> None:
+    lower = FinetuneConfig.model_validate(recipe.model_dump(mode="json") | {"metric": "validation_loss"})
+    assert ranked({}, recipe)["macro_f1"] == -runs.UNRANKED
+    assert ranked({"validation_loss": float("nan"), "accuracy": 0.5}, lower) == {"validation_loss": runs.UNRANKED, "accuracy": 0.5}
+    assert ranked({"macro_f1": 0.5}, recipe) == {"macro_f1": 0.5}
 
 
 def test_ranks_that_take_the_first_ones_word_still_compare_sizes(tmp_path: Path) -> None:
