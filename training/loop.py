@@ -203,16 +203,18 @@ def _rows_of(step: int, objective: Objective, order: RowOrder, batches: BatchSch
 def every(steps: int, hook: Hook, *, last: int, seconds: float = math.inf, between: Hook | None = None) -> Hook:
     """Call ``hook`` after each ``steps`` steps and after the last one, and ``between`` when neither was called for so many ``seconds`` of
     rank 0's clock; a cadence is a wrapper, not an ``if`` in each hook."""
-    last_s = 0.0
+    last_s: float | None = 0.0
 
     def at_cadence(report: StepReport) -> Stop | None:
         nonlocal last_s
         done = report.step + 1
         is_due = done % steps == 0 or done == last
+        # From the first step after a call on: what a call takes itself must not bring about the next one.
+        last_s = report.elapsed_s if last_s is None else last_s
         called = hook if is_due else between if report.elapsed_s - last_s >= seconds else None
         if called is None:
             return None
-        last_s = report.elapsed_s
+        last_s = None
         return called(report)
 
     return at_cadence

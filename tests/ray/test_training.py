@@ -167,7 +167,7 @@ def test_a_run_whose_driver_is_killed_goes_on_when_it_is_told_to_past_a_damaged_
     print(f"kill drawn with seed {seed}")
     # The third checkpoint is reported after the second was committed, so there are two; and the last one is reported when the third was.
     step = random.Random(seed).randrange(3 * CHECKPOINT_EVERY + 1, 3 * CHECKPOINT_EVERY + 15)
-    process = place.cli.start("finetune", "-c", place.recipe, "--name", "left", "checkpoint.every_s=0.4", "--json")
+    process = place.cli.start("finetune", "-c", place.recipe, "--name", "left", "--json")
     folder = place.home / "runs" / "left"
     try:
         wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(folder / "metrics.jsonl")), 150, f"step {step}")
