@@ -21,6 +21,7 @@ from corpus.manifest import read_manifest
 from corpus.store import BUILDS
 from foundation.config import read_yaml
 from foundation.errors import InputError, RunError
+from foundation.home import has_lock
 
 # What a training run and a study write into their folders.
 _RECIPES = ("recipe.yaml", "study.yaml")
@@ -115,14 +116,8 @@ def _alone(store: Path) -> Iterator[None]:
         return
     handle = os.open(store, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(
-            f"{store}: a build is using it now, so nothing was removed; run `raybert data prune` again when it has ended"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
+        if not has_lock(handle, fcntl.LOCK_EX):
+            raise RunError(f"{store}: a build is using it now, so nothing was removed; run `raybert data prune` again when it has ended")
         yield
     finally:
         os.close(handle)

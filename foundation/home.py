@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -91,6 +92,17 @@ def git_revision(folder: Path | None = None) -> str | None:
 def _git(arguments: list[str], folder: Path | None) -> str:
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
+
+
+def has_lock(handle: int, kind: int) -> bool:
+    """Whether a lock (``fcntl.LOCK_EX`` or ``LOCK_SH``) was had, without waiting. A file system that has no locks gives it to everybody."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -115,6 +115,11 @@ class Cli:
             raise AssertionError(f"{process.args!r} still ran after {timeout_s:g} s\n{out[-3000:]}\n{err[-3000:]}") from None
         return Ran(process.returncode, out, err)
 
+    def interrupt(self, process: subprocess.Popen[str], timeout_s: float = 40) -> Ran:
+        """Press Ctrl-C, and wait for a started verb."""
+        os.killpg(process.pid, signal.SIGINT)
+        return self.finish(process, timeout_s)
+
     def __call__(self, *arguments: str | Path, timeout_s: float = 120, **env: str) -> Ran:
         """Run a verb to its end."""
         return self.finish(self.start(*arguments, **env), timeout_s)

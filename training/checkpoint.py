@@ -226,16 +226,14 @@ class Checkpoint:
                 parameter.copy_(self.read("param", name).reshape(parameter.shape))
 
 
-def first_whole(folders: Iterable[Path]) -> tuple[Path | None, tuple[str, ...]]:
+def first_whole(folders: Iterable[Path]) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The first of ``folders`` that is a whole checkpoint, None when none is; and what is wrong with those before it."""
     damaged: list[str] = []
     for folder in folders:
         try:
-            Checkpoint.open(folder)
+            return Checkpoint.open(folder), tuple(damaged)
         except RunError as error:
             damaged.append(str(error))
-        else:
-            return folder, tuple(damaged)
     return None, tuple(damaged)
 
 

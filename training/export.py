@@ -54,11 +54,18 @@ def shared_threshold(scores_NC: np.ndarray, truth_NC: np.ndarray) -> float:
 
 
 def export_classifier(
-    target: Path, checkpoint: Path, recipe: FinetuneConfig, location: str, data: LabelledData, *, run_id: str, metrics: Mapping[str, float]
+    target: Path,
+    checkpoint: Checkpoint,
+    recipe: FinetuneConfig,
+    location: str,
+    data: LabelledData,
+    *,
+    run_id: str,
+    metrics: Mapping[str, float],
 ) -> Bundle:
     """Write the bundle of a fine-tuned checkpoint to ``target``, whole or not at all."""
     model = first_classifier(recipe, location, data, keep_dropout=True)
-    Checkpoint.open(checkpoint).load_parameters(model)
+    checkpoint.load_parameters(model)
     tokenizer = load_tokenizer(location)
     tokenizer.model_max_length = recipe.max_length
     names, held = output_names(data), data.validation
@@ -93,7 +100,7 @@ def export_classifier(
 
 def export_encoder(
     target: Path,
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     recipe: PretrainConfig,
     location: str,
     *,
@@ -105,7 +112,7 @@ def export_encoder(
     data = Path(recipe.data)
     tokenizer = load_tokenizer(str(data / TOKENIZER_FOLDER))
     model = first_masked_lm(recipe, location, tokenizer, read_manifest(data).tokenizer.vocabulary, dropout=None)
-    Checkpoint.open(checkpoint).load_parameters(model)
+    checkpoint.load_parameters(model)
     with _published(target, model, tokenizer) as part:
         bundle = seal(
             part,

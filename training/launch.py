@@ -24,7 +24,7 @@ from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
 from foundation.records import Tail, read_rows
 from training import runs
-from training.checkpoint import first_whole
+from training.checkpoint import Checkpoint, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.goodput import Ledger
 from training.live import watching
@@ -32,7 +32,7 @@ from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
 from training.resuming import make_up_for_missing
 from training.telemetry import Telemetry
-from training.watchdog import LAST_WORDS_S, last_words
+from training.watchdog import last_words
 from training.worker import KINDS, run_worker
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
         run_id=plan.run_id,
         run_folder=str(folder),
         bundle=str(bundle.path),
-        checkpoint=str(checkpoint),
+        checkpoint=str(checkpoint.folder),
         steps=int(metrics["step"]),
         metrics={name: value for name, value in metrics.items() if name != "step"},
         train_seconds=round(train_seconds, 2),
@@ -245,31 +245,22 @@ def _follow(plan: TrainPlan, work: Background[Any], curves: Curves, known: int) 
 
 
 class LastWords:
-    """Tells, once an attempt, what workers wrote that ended because they got nowhere."""
+    """Tells what workers wrote that ended because they got nowhere, when the record says that their gang has ended."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._attempt: tuple[str, int] | None = None
-        self._heard_at: float | None = None
+        self._gang = ("", 0)
 
     def follow(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in new rows, and look."""
+        """Take in new rows."""
         for row in rows:
             if row["event"] == "attempt":
-                self._say()
-                self._attempt, self._heard_at = (row["attempt"], row["world_size"]), None
-        if self._attempt and self._heard_at is None and last_words(self._folder, *self._attempt):
-            self._heard_at = time.monotonic()  # the others follow within moments
-        if self._heard_at is not None and time.monotonic() - self._heard_at > LAST_WORDS_S:
-            self._say()
-
-    def _say(self) -> None:
-        if self._attempt and self._heard_at is not None:
-            say(f"warning: {last_words(self._folder, *self._attempt)}")
-            self._attempt = None
+                self._gang = (row["attempt"], row["world_size"])
+            elif row["event"] == "failure" and (words := last_words(self._folder, *self._gang)):
+                say(f"warning: {words}")
 
 
-def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) -> tuple[Path, dict[str, float]]:
+def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) -> tuple[Checkpoint, dict[str, float]]:
     """The checkpoint with the best score of those that are whole, the earliest of equals; what is passed over is told.
 
     Args:
@@ -288,10 +279,10 @@ def best_whole(kept: Iterable[tuple[Any, dict[str, float]]], recipe: RunConfig) 
         raise RunError(f"no checkpoint is whole, so there is no model to export: {'; '.join(damaged)}")
     for reason in damaged:
         say(f"warning: {reason}; the next best checkpoint is taken")
-    return best, metrics_of[best]
+    return best, metrics_of[best.folder]
 
 
-def _export(plan: TrainPlan, recipe: RunConfig, checkpoint: Path, metrics: dict[str, float], fingerprint: str) -> Bundle:
+def _export(plan: TrainPlan, recipe: RunConfig, checkpoint: Checkpoint, metrics: dict[str, float], fingerprint: str) -> Bundle:
     from training.export import export_classifier, export_encoder
 
     target = Path(plan.run_folder) / "bundle"

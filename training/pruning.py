@@ -84,12 +84,11 @@ def prune(
     looked_at = {run.folder for run in (every if chosen is None else chosen)}
     gone: list[Run] = []
     kept: list[Kept] = []
-    for run in every:
-        reason = _stays(run, older_than_s, states, whole)
-        if run.folder in looked_at and reason is None:
+    for run in (run for run in every if run.folder in looked_at):
+        if reason := _stays(run, older_than_s, states, whole):
+            kept.append(Kept(run.run_id, reason))
+        else:
             gone.append(run)
-        elif run.folder in looked_at:
-            kept.append(Kept(run.run_id, str(reason)))
     gone = _not_referred_to(gone, every, kept, whole=whole)
     told = tuple(_remove(run, whole=whole, dry_run=dry_run) for run in gone)
     if not dry_run:
@@ -99,16 +98,17 @@ def prune(
 
 
 def _stays(run: Run, older_than_s: float, states: Collection[str], whole: bool) -> str | None:
-    if run.state == "running":
+    state = run.state
+    if state == "running":
         return "is running"
-    if states and run.state not in states:
-        return f"is {run.state}"
+    if states and state not in states:
+        return f"is {state}"
     if time.time() - _ended(run) < older_than_s:
         return f"ended less than {older_than_s / DAY_S:g} days ago"
     if whole:
         return None
-    if run.state != "finished":
-        return f"is {run.state}, but could be gone on with"
+    if state != "finished":
+        return f"is {state}, but could be gone on with"
     return None if checkpoints(run.folder) else "has no checkpoints"
 
 
@@ -121,8 +121,10 @@ def _not_referred_to(gone: Iterable[Run], every: Iterable[Run], kept: list[Kept]
     """Those of ``gone`` from which no run began that stays, or of checkpoints, that may yet need them; the others are added to ``kept``."""
     going = {run.folder: run for run in gone}
     keys = ("encoder", "start_from") if whole else ("start_from",)
+    # Of checkpoints, only a run that could be gone on with needs any; what goes whole needs nothing.
+    every = [run for run in every if whole or run.state != "finished"]
     while True:
-        users = [run for run in every if (run.folder not in going if whole else run.state != "finished")]
+        users = [run for run in every if not whole or run.folder not in going]
         held = next(((run, user) for run in going.values() for user in users if _names(user.plan["recipe"], keys, run.folder)), None)
         if held is None:
             return [*going.values()]

@@ -62,7 +62,7 @@ def _head(run: Run, figures: Mapping[str, Any]) -> str:
     told = [
         f"<span class=state>{escape(figures['state'])}</span>",
         f"begun {datetime.fromtimestamp(run.about['started'], UTC):%Y-%m-%d %H:%M} UTC",
-        f"{duration(run.goodput().seconds)} in all",
+        f"{duration(sum(seconds for part, seconds in figures['goodput'].items() if part != 'share'))} in all",
         f"encoder {escape(str(run.plan['recipe'].get('encoder', run.plan['location'])))}",
     ]
     if figures["data_fingerprint"]:

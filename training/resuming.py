@@ -15,7 +15,7 @@ from typing import Any
 from foundation.config import flat
 from foundation.errors import ConfigError
 from training import runs
-from training.checkpoint import first_whole
+from training.checkpoint import Checkpoint, first_whole
 from training.config import RunConfig
 from training.planning import Resumption, TrainPlan, Verb, plan
 from training.runs import Run
@@ -85,8 +85,8 @@ def resumed(verb: Verb, run: Run, recipe: RunConfig, *, accepts_changes: bool = 
             "on all the same with --accept-changes"
         )
     checkpoint, damaged = _last_whole(run)
-    step = runs.step_of(checkpoint) if checkpoint else 0
-    return replace(planned, resumes=Resumption(step, str(checkpoint) if checkpoint else None, damaged, changes | telling))
+    step = checkpoint.progress.step if checkpoint else 0
+    return replace(planned, resumes=Resumption(step, str(checkpoint.folder) if checkpoint else None, damaged, changes | telling))
 
 
 def differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -113,7 +113,7 @@ def make_up_for_missing(folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
 
 
-def _last_whole(run: Run) -> tuple[Path | None, tuple[str, ...]]:
+def _last_whole(run: Run) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """What the workers will begin from; None when the run has written none yet."""
     names = _remembered(run.folder)
     if not names:

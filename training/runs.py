@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import ConfigError, DataError
-from foundation.home import Home, home, write_json
+from foundation.home import Home, has_lock, home, write_json
 from foundation.records import Recorder, read_rows
 from training.goodput import Goodput, goodput
 from training.phases import PhaseTime, phase_table
@@ -52,7 +52,7 @@ def driven(folder: Path) -> Iterator[None]:
     """
     with (folder / LOCK_FILE).open("a") as lock:
         deadline = time.monotonic() + _LOCK_S
-        while not _locks(lock.fileno(), fcntl.LOCK_EX):
+        while not has_lock(lock.fileno(), fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise ConfigError(f"{folder.name}: another process is driving this run; wait for it, or stop it first")
             time.sleep(0.05)
@@ -99,17 +99,6 @@ def step_of(checkpoint: Path) -> int:
 
 def _driver() -> dict[str, Any]:
     return {"state": "running", "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _locks(handle: int, kind: int) -> bool:
-    """Whether the lock was had; without waiting. A file system that has no locks gives it to everybody."""
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @dataclass(frozen=True)
@@ -210,7 +199,7 @@ class Run:
 
     def _is_driven(self) -> bool:
         with contextlib.suppress(OSError), (self.folder / LOCK_FILE).open() as lock:
-            return not _locks(lock.fileno(), fcntl.LOCK_SH)
+            return not has_lock(lock.fileno(), fcntl.LOCK_SH)
         # Of a version that had no lock.
         return self.about["host"] != socket.gethostname() or Path(f"/proc/{self.about['pid']}").exists()
 

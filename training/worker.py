@@ -315,8 +315,9 @@ def _beginning(recipe: RunConfig, rank: int, world_size: int) -> tuple[Checkpoin
     reported = ray_train.get_checkpoint()
     if reported is None:
         return Checkpoint.open(Path(recipe.start_from)) if recipe.start_from is not None else None, ()
-    found, damaged = _agreed(first_whole(checkpoints_up_to(Path(reported.path))) if rank == 0 else (None, ()), world_size)
-    return Checkpoint.open(found, is_verified=True) if found else None, damaged
+    found, damaged = first_whole(checkpoints_up_to(Path(reported.path))) if rank == 0 else (None, ())
+    folder, damaged = _agreed((found.folder if found else None, damaged), world_size)
+    return Checkpoint.open(folder, is_verified=True) if folder and not found else found, damaged
 
 
 def _agreed(value: T, world_size: int) -> T:

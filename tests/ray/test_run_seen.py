@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from pathlib import Path
 
 import httpx
@@ -65,8 +63,7 @@ def test_a_run_is_seen_by_prometheus_and_mlflow_while_it_goes_on_and_leaves_a_re
         except AssertionError as error:
             raise AssertionError(f"{error}; missing: {', '.join(missing)}") from None
         wait_for(curves, 60, "curves in MLflow")
-        os.killpg(process.pid, signal.SIGINT)
-        ran = cli.finish(process, timeout_s=40)
+        ran = cli.interrupt(process)
     finally:
         if process.poll() is None:
             end_group(process)

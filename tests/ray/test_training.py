@@ -233,8 +233,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_leaves_nothing_running(place: Plac
     try:
         folder = place.new_run(known)
         wait_for(lambda: any(row["event"] == "evaluation" for row in read_rows(folder / "metrics.jsonl")), 60, "a checkpoint")
-        os.killpg(process.pid, signal.SIGINT)
-        ran = place.cli.finish(process, timeout_s=30)
+        ran = place.cli.interrupt(process, timeout_s=30)
     finally:
         if process.poll() is None:
             end_group(process)

@@ -39,8 +39,13 @@ class Nodes:
         return int(self._ask("add"))
 
     def hide(self, folder: Path) -> None:
-        """Nodes that are added from now on see another, empty folder there, as hosts of their own would."""
-        self._ask(f"hide {folder}")
+        """Nodes that are added from now on see another, empty folder there, as hosts of their own would.
+
+        Raises:
+            PermissionError: That takes the right to mount.
+        """
+        if denied := self._ask(f"hide {folder}"):
+            raise PermissionError(denied)
 
     def occupy(self) -> None:
         """Take a node's CPUs, as a service would."""
@@ -120,8 +125,12 @@ def main(cpus: int) -> None:
             cluster.add_node(num_cpus=0, include_dashboard=False, **common)
             answers.write(json.dumps(cluster.address) + "\n")
         elif line.startswith("hide "):
-            hide(line.removeprefix("hide ").strip())
-            answers.write("null\n")
+            denied = None
+            try:
+                hide(line.removeprefix("hide ").strip())
+            except PermissionError as error:
+                denied = f"hiding a folder from a node takes the right to mount: {error}"
+            answers.write(json.dumps(denied) + "\n")
         elif line.strip() == "occupy":
             ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
             held.append(ray.remote(num_cpus=cpus)(Counter).remote())

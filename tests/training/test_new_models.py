@@ -17,7 +17,7 @@ from foundation.errors import EncoderError
 from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed, make_roberta_encoder, write_reviews, write_tokenizer
 from training.assembly import Assembly, assemble, evaluate, loop_arguments
-from training.checkpoint import Progress, write_manifest
+from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.engine import TorchEngine
 from training.export import export_classifier, export_encoder
@@ -89,7 +89,13 @@ def test_an_encoder_from_scratch_is_what_transformers_loads_and_a_classifier_beg
     checkpoint, losses, metrics = trained(pretraining, assembly, tmp_path / "checkpoint")
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.3
     bundle = export_encoder(
-        tmp_path / "bundle", checkpoint, pretraining, planned.location, run_id="run", data_fingerprint="0" * 64, metrics=metrics
+        tmp_path / "bundle",
+        Checkpoint.open(checkpoint),
+        pretraining,
+        planned.location,
+        run_id="run",
+        data_fingerprint="0" * 64,
+        metrics=metrics,
     )
     assert open_bundle(bundle.path).manifest.max_length == 64
     texts = ["this is a good movie", "bad", "the plot of it was very slow and the music awful"]
@@ -109,7 +115,7 @@ def test_an_encoder_from_scratch_is_what_transformers_loads_and_a_classifier_beg
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     labelled = read_labelled(finetuning)
     classifier = export_classifier(
-        tmp_path / "classifier", checkpoint, finetuning, planned.location, labelled, run_id="run", metrics=metrics
+        tmp_path / "classifier", Checkpoint.open(checkpoint), finetuning, planned.location, labelled, run_id="run", metrics=metrics
     )
     loaded = AutoModelForSequenceClassification.from_pretrained(classifier.path)
     assert torch.equal(padded_logits(loaded, assembly.tokenizer, texts), padded_logits(assembly.model, assembly.tokenizer, texts))
@@ -124,7 +130,9 @@ def test_an_encoder_with_next_sentences_is_exported_for_masked_words(tmp_path: P
     assembly = assemble(recipe, plan("pretrain", recipe).location)
     checkpoint, _, metrics = trained(recipe, assembly, tmp_path / "checkpoint")
     assert metrics.keys() >= {"next_sentence_accuracy", "validation_loss"}
-    bundle = export_encoder(tmp_path / "bundle", checkpoint, recipe, "", run_id="run", data_fingerprint="0" * 64, metrics=metrics)
+    bundle = export_encoder(
+        tmp_path / "bundle", Checkpoint.open(checkpoint), recipe, "", run_id="run", data_fingerprint="0" * 64, metrics=metrics
+    )
     texts = ["this is a good movie", "bad"]
     given = assembly.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():

@@ -220,9 +220,10 @@ def test_the_best_checkpoint_that_is_whole_is_exported(recipe: FinetuneConfig, t
     made = {step: checkpoint(tmp_path, step) for step in scores}
     kept = [(Ray(made[step]), {"macro_f1": score, "step": step}) for step, score in scores.items()]
     kept.append((Ray(checkpoint(tmp_path, 40)), ranked({}, recipe) | {"step": 40}))  # for a restart only
-    assert best_whole(kept, recipe)[0] == made[20], "the earliest of equals"
+    assert best_whole(kept, recipe)[0].folder == made[20], "the earliest of equals"
     damage(made[20])
-    assert best_whole(kept, recipe) == (made[30], {"macro_f1": 0.9, "step": 30})
+    best, metrics = best_whole(kept, recipe)
+    assert (best.folder, metrics) == (made[30], {"macro_f1": 0.9, "step": 30})
     assert "the next best checkpoint is taken" in capsys.readouterr().err
     for path in (made[10], made[30]):
         damage(path)

@@ -75,21 +75,21 @@ def test_a_worker_whose_calls_come_and_go_is_left_alone(engine: SlowEngine, tmp_
     assert (ended, list(tmp_path.iterdir())) == ([], [])
 
 
-def test_the_driver_tells_of_an_attempt_once_when_every_rank_had_time_to_write(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_driver_tells_once_when_the_gang_has_ended_and_not_of_another_attempt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = LastWords(tmp_path)
-    words.follow([{"event": "attempt", "attempt": "a1", "world_size": 2}])
-    assert capsys.readouterr().err == ""
+    words, failure = LastWords(tmp_path), {"event": "failure", "ranks": {}}
+    words.follow([{"event": "attempt", "attempt": "a1", "world_size": 2}, failure])
+    assert capsys.readouterr().err == "", "nobody wrote anything"
+    (tmp_path / STACKS_FOLDER).mkdir()
     for rank in range(2):
-        (tmp_path / STACKS_FOLDER).mkdir(exist_ok=True)
         (tmp_path / STACKS_FOLDER / f"a1-rank-{rank}.txt").write_text(
             f'{{"rank": {rank}, "step": 5, "call": "in apply", "seconds": 9.5}}\n'
         )
         words.follow([])
         assert capsys.readouterr().err == "", "the other rank may still be writing"
-    words.follow([{"event": "attempt", "attempt": "b2", "world_size": 2}])
+    words.follow([failure])
     said = capsys.readouterr().err
     assert "no progress, so the workers were ended: rank 0 in apply for 9.5 s at step 5, rank 1 in apply" in said
-    words.follow([])
+    words.follow([{"event": "attempt", "attempt": "b2", "world_size": 2}, failure])
     assert capsys.readouterr().err == ""
