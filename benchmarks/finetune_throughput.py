@@ -243,6 +243,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--dropout", type=float, default=0.1, help="of all sides; 0.1 is what the encoder's own configuration has")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="N", help="two commands with some each can use two cores")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished seeds, so that a run can be gone on with")
 
 

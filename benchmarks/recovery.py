@@ -65,7 +65,7 @@ class Steps:
                     self.attempts, self.world_size, self.seen = self.attempts + 1, found["world_size"], 0
                 elif event == "step":
                     self.seen += 1
-                elif event in ("evaluation", "checkpoint"):
+                elif event == "checkpoint":
                     self.is_saved = True
             time.sleep(0.01)
         return time.monotonic()

@@ -134,10 +134,11 @@ class TorchEngine:
         return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the one rank's fragments: every tensor whole."""
-        return write_fragments(folder, 0, self._fragments())
+        """Write the one rank's fragments."""
+        return write_fragments(folder, 0, self.fragments())
 
-    def _fragments(self) -> Iterator[Fragment]:
+    def fragments(self) -> Iterator[Fragment]:
+        """Every tensor whole."""
         for name, parameter in self.model.named_parameters():
             kept = kept_state(self._optimiser, parameter, self._kinds.get(name, ()))
             tensors = {"param": parameter, **kept}

@@ -58,6 +58,8 @@ class Ledger:
         self._spent = Goodput()
         # What had been spent at each checkpoint: the places that a restart can go back to.
         self._at: dict[int, Goodput] = {}
+        # And after each step since: a checkpoint is whole some steps after the one that it is of.
+        self._after: dict[int, Goodput] = {}
         self._has_attempt = False
         self._undriven = 0.0
 
@@ -84,10 +86,15 @@ class Ledger:
         elif event == "step":
             data = row["loader_seconds"]
             self._spent = replace(spent, data=spent.data + data, compute=spent.compute + row["seconds"] - data)
-        elif event in ("evaluation", "checkpoint"):
-            evaluation = spent.evaluation + row.get("evaluation_seconds", 0.0)
-            self._spent = replace(spent, evaluation=evaluation, checkpoint=spent.checkpoint + row["checkpoint_seconds"])
-            self._at[row["step"]] = self._spent
+            self._after[row["step"] + 1] = self._spent
+        elif event in ("evaluation", "checkpoint", "unwritten"):
+            evaluation, writing = row.get("evaluation_seconds", 0.0), row.get("checkpoint_seconds", 0.0)
+            self._spent = replace(spent, evaluation=spent.evaluation + evaluation, checkpoint=spent.checkpoint + writing)
+            if event == "evaluation":
+                self._after[row["step"]] = self._spent
+            # Older records have one row for both.
+            if event == "checkpoint" or (event == "evaluation" and writing):
+                self._keep(row["step"], writing)
         self._last = max(self._last, row["time"])
 
     def split(self, until: float | None = None) -> Goodput:
@@ -95,11 +102,18 @@ class Ledger:
         wall = max(self._last, until or 0.0) - self._started - self._undriven
         return replace(self._spent, other=max(0.0, wall - self._spent.seconds))
 
+    def _keep(self, step: int, writing: float) -> None:
+        """A checkpoint is whole."""
+        then = self._after.get(step, self._spent)
+        self._at[step] = then if then is self._spent else replace(then, checkpoint=then.checkpoint + writing)
+        self._after = {done: spent for done, spent in self._after.items() if done > step}
+
     def _back_to(self, step: int) -> Goodput:
         """What has been spent, with the work after ``step`` moved to ``lost``."""
         self._at = {at: spent for at, spent in self._at.items() if at <= step}
-        # A checkpoint whose row was never written was made after the last one whose row was.
-        then = self._at[max(self._at)] if self._at else Goodput()
+        last = self._at[max(self._at)] if self._at else Goodput()
+        then = self._after.get(step, last)  # of a checkpoint whose row was never written
+        self._after = {}
         kept = {name: getattr(then, name) for name in _WORK}
         lost = sum(getattr(self._spent, name) - kept[name] for name in _WORK)
         return replace(self._spent, lost=self._spent.lost + lost, **kept)

@@ -24,7 +24,7 @@ from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
 from foundation.records import Tail, read_rows
 from training import runs
-from training.checkpoint import Checkpoint, first_whole
+from training.checkpoint import MANIFEST, Checkpoint, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.goodput import Ledger
 from training.live import watching
@@ -122,6 +122,7 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
         checkpoint, metrics = best_whole(outcome.best_checkpoints, recipe)
         bundle = _export(plan, recipe, checkpoint, metrics, fingerprint)
         version = recording.log_bundle(bundle, recipe.register_as)
+        _remove_unfinished(folder)
         state = "finished"
     except KeyboardInterrupt:
         state = "interrupted"
@@ -153,6 +154,13 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
     write_json(folder / runs.RESULT_FILE, result.as_json())
     write_report(runs.open_run(str(folder)))
     return result
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove checkpoints that attempts were still writing when they ended."""
+    for path in runs.checkpoints(folder):
+        if not (path / MANIFEST).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _recorded(plan: TrainPlan, recipe: RunConfig, folder: Path) -> tuple[int, Recording]:

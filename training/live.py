@@ -122,7 +122,7 @@ def seen(view: View, row: Mapping[str, Any]) -> View:
             )
         case "evaluation":
             found = {name: value for name, value in row.items() if name not in _NOT_VALIDATION and isinstance(value, (int, float))}
-            return replace(view, checkpoint=(row["time"], row["step"]), validation=tuple(found.items()))
+            return replace(view, validation=tuple(found.items()))
         case "checkpoint":
             return replace(view, checkpoint=(row["time"], row["step"]))
         case _:
@@ -241,6 +241,8 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
     after = seen(view, row)
     if row["event"] == "damaged":
         say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
+    if row["event"] == "unwritten":
+        say(f"{view.what}: warning: the checkpoint at step {row['step']} could not be written: {row['reason']}; the one before stays")
     if row["event"] == "failure":
         failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
         say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from corpus.order import RowOrder, UniformOrder
 from corpus.positions import BatchSchedule, constant, step_rows
@@ -24,6 +24,9 @@ from training.division import Limits
 from training.guard import APPLIED, FRESH, NOT_FINITE, Decision, GiveUp, GuardError, Memory, decide, farewell, objection, remember
 from training.loader import Objective, prefetched, step_batches
 from training.optimiser_config import GuardConfig
+
+if TYPE_CHECKING:
+    from training.checkpoint import Fragment
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,11 @@ class Engine(Protocol):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Parameter name to unsharded shape."""
 
+    def fragments(self) -> Iterator[Fragment]:
+        """This rank's share of parameters and optimiser state, as views that the next step changes (see ``checkpoint.py``)."""
+
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write this rank's share of parameters and optimiser state; returns its manifest entry (see ``checkpoint.py``)."""
+        """Write these; returns the rank's manifest entry."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,8 @@ class StepReport:
     """Rank 0's seconds since the loop began, the same on every rank: what a hook decides by time, all ranks have to decide alike."""
     row_ids: tuple[str, ...] = field(repr=False)
     """The rows that this rank computed."""
+    signals: tuple[float, ...] = ()
+    """Sums over ranks of what each one's ``signals`` gave in this step."""
     decision: Decision = APPLIED
     """The guard's; names reason and rows of a step that was not applied."""
     memory: Memory = field(default=FRESH, repr=False)
@@ -127,12 +135,14 @@ def train(
     optimiser_steps: int = 0,
     guard: GuardConfig = NOT_FINITE,
     memory: Memory = FRESH,
+    signals: Callable[[], Sequence[float]] = tuple,
     hooks: Sequence[Hook] = (),
 ) -> Iterator[StepReport]:
     """Run steps ``start_step`` to ``steps``, yielding a report after each; a hook's ``Stop`` ends it after the step's other hooks ran.
 
     ``order`` defaults to every row once an epoch, ``batches`` to ``rows_per_step`` in every step. With ``prefetch_steps``, so many steps'
-    micro-batches are made ahead on a thread; nothing else changes. ``memory`` is the guard's of the steps before ``start_step``.
+    micro-batches are made ahead on a thread; nothing else changes. ``memory`` is the guard's of the steps before ``start_step``. What
+    ``signals`` gives once a step is summed over ranks with the loss, so that what ranks decide together costs no collective of its own.
 
     Raises:
         GuardError: The guard gave up: too many steps in a row could not be applied.
@@ -155,7 +165,8 @@ def train(
             for index, batch in enumerate(ready.batches):
                 seed_noise(noise_seed(seed, ready.step, engine.rank, index))
                 loss += engine.accumulate(batch, scale=1 / ready.count)
-            loss, elapsed_s = engine.total([loss, time.perf_counter() - since if engine.rank == 0 else 0.0])
+            own = [loss, time.perf_counter() - since if engine.rank == 0 else 0.0, *signals()]
+            loss, elapsed_s, *agreed = engine.total(own)
             rate = learning_rate(ready.step)
             reason = objection(loss, memory, guard)
             applied = engine.apply(learning_rate=rate) if reason is None else _discarded(engine)
@@ -177,6 +188,7 @@ def train(
                 loader_seconds=loaded - began,
                 elapsed_s=elapsed_s,
                 row_ids=ready.row_ids,
+                signals=tuple(agreed),
                 decision=decision,
                 memory=memory,
             )

@@ -68,7 +68,7 @@ def phase_table(rows: Sequence[Mapping[str, Any]]) -> tuple[PhaseTime, ...]:
     profile, steps = profiles[-1], max(1, sum(row["event"] == "step" for row in rows))
     seconds = {name: value / profile["steps"] for name, value in profile["phases"].items()}
     for name in ("evaluation", "checkpoint"):
-        seconds[name] = sum(row[f"{name}_seconds"] for row in rows if row["event"] == "evaluation") / steps
+        seconds[name] = sum(row.get(f"{name}_seconds", 0.0) for row in rows) / steps
     known = sum(profile["phases"].values()) / profile["steps"]
     seconds["other"] = max(0.0, profile["seconds"] / profile["steps"] - known)
     total = sum(seconds.values()) or 1.0

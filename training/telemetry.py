@@ -37,7 +37,8 @@ FIGURES = {
     "raybert_train_data_wait_seconds": Figure("histogram", "Of a step, the wait for its micro-batches.", is_per_rank=True),
     "raybert_train_memory_bytes": Figure("gauge", "Resident memory of the worker.", is_per_rank=True),
     "raybert_train_evaluation_seconds": Figure("histogram", "Time of an evaluation."),
-    "raybert_train_checkpoint_seconds": Figure("histogram", "Time of a checkpoint, until Ray Train has it."),
+    "raybert_train_checkpoint_seconds": Figure("histogram", "Time for which steps stood still for a checkpoint."),
+    "raybert_train_written_seconds": Figure("histogram", "Time of writing a checkpoint, while steps went on."),
     "raybert_train_goodput": Figure("gauge", "Share of the run's wall-clock time that was computing steps which count."),
 }
 

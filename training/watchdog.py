@@ -21,7 +21,8 @@ STACKS_FOLDER = "stacks"
 LAST_WORDS_S = 3.0
 """Between writing and ending, so that the end of one rank cuts no other rank's words short."""
 EXIT_CODE = 70
-_CALLS = ("accumulate", "apply", "discard", "total", "evaluate", "save")
+_CALLS = ("accumulate", "apply", "discard", "total", "evaluate", "begin", "finish")
+"""Of an engine, and of what writes its checkpoints."""
 
 
 class Watchdog:
@@ -35,10 +36,11 @@ class Watchdog:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="raybert-watchdog", daemon=True)
 
-    def follow(self, engine: Any) -> None:
-        """Note when the engine's methods are called and left."""
+    def follow(self, target: Any) -> None:
+        """Note when the methods of an engine, or of what writes its checkpoints, are called and left."""
         for name in _CALLS:
-            setattr(engine, name, self._noted(name, getattr(engine, name)))
+            if call := getattr(target, name, None):
+                setattr(target, name, self._noted(name, call))
 
     def __enter__(self) -> Watchdog:
         self._at = time.monotonic()

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import shutil
 import socket
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 
 from foundation.records import Recorder
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
-from training.checkpoint import Checkpoint, Progress, first_whole, write_manifest
+from training.checkpoint import Checkpoint, Progress, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
@@ -36,6 +34,7 @@ from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
+from training.saving import Saving, Sealed
 from training.telemetry import Telemetry
 from training.watchdog import Watchdog
 from training.workload import limits_of
@@ -74,7 +73,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_damage(damaged)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
-    hooks: list[Hook] = [run.record_step, run.cadence(last)]
+    hooks: list[Hook] = [run.record_step, run.seal, run.cadence(last)]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
@@ -87,6 +86,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         start_step=progress.step,
         optimiser_steps=progress.optimiser_steps,
         memory=progress.guard,
+        signals=run.signals,
         hooks=hooks,
         order=assembly.order,
         **loop_arguments(recipe, assembly.steps, assembly.attention),
@@ -94,14 +94,17 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     outcome = {"steps": run.progress.step, "data_fingerprint": assembly.data_fingerprint, "labels": list(assembly.labels)}
     dog = Watchdog(run.folder, attempt, engine.rank, recipe.workers.stall_timeout_s)
     dog.follow(engine)
-    try:
-        with dog, run.profiled(hooks):
+    dog.follow(run.saving)
+    with dog, run.profiled(hooks):
+        try:
             for report in steps:
                 dog.step = report.step + 1
                 outcome["steps"] = run.progress.step
-    except GuardError as error:
-        # Returned, not raised: Ray Train would restart the workers, which would come to the same step and end alike.
-        return outcome | {"gave_up": str(error)}
+        except GuardError as error:
+            # Returned, not raised: Ray Train would restart the workers, which would come to the same step and end alike.
+            outcome["gave_up"] = str(error)
+        if unwritten := run.finish():
+            outcome.setdefault("gave_up", unwritten)
     return outcome
 
 
@@ -146,6 +149,14 @@ class _Run:
         self.telemetry = Telemetry(folder.name, engine.rank)
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
+        self.saving = Saving(
+            engine,
+            self.device,
+            folder,
+            {"engine": recipe.engine, "world_size": engine.world_size, "attempt": attempt},
+            everyone=lambda value: _everyone(value, engine.world_size),
+            report=self._reported,
+        )
 
     def record_damage(self, damaged: Iterable[str]) -> None:
         for reason in damaged:
@@ -205,14 +216,23 @@ class _Run:
         seconds = math.inf if config.every_s is None else config.every_s
         return every(config.every_steps, self.evaluate_and_checkpoint, last=last, seconds=seconds, between=self.checkpoint_only)
 
+    def signals(self) -> tuple[float, ...]:
+        """What the ranks decide together by the sums: whether all have written their share of a checkpoint."""
+        return (self.saving.signal(),)
+
+    def seal(self, report: StepReport) -> None:
+        """Seal a checkpoint that all ranks have written meanwhile; collective."""
+        self._tell(self.saving.seal(report.signals[0]))
+
+    def finish(self) -> str | None:
+        """Wait for the last checkpoint; collective. Returns what went wrong if it could not be written."""
+        self._tell(sealed := self.saving.finish())
+        return f"the checkpoint at step {sealed.step} could not be written: {sealed.error}" if sealed and sealed.error else None
+
     def checkpoint_only(self, report: StepReport) -> None:
-        """Write a checkpoint that only a restart needs; collective."""
-        if isinstance(report.decision, GiveUp):
-            return
-        seconds = self._checkpoint({})
-        if self.metrics:
-            self.metrics.write("checkpoint", step=self.progress.step, checkpoint_seconds=seconds)
-        self.telemetry.tell("raybert_train_checkpoint_seconds", seconds)
+        """Begin a checkpoint that only a restart needs; collective."""
+        if not isinstance(report.decision, GiveUp):
+            self._begin_checkpoint({})
 
     def evaluate_and_checkpoint(self, report: StepReport) -> Stop | None:
         if isinstance(report.decision, GiveUp):
@@ -226,44 +246,46 @@ class _Run:
         return is_stale(self.progress.evaluations, patience=self.recipe.patience, order=self.recipe.score_order)
 
     def commit(self, *, train_loss: float | None) -> None:
-        """Evaluate, write a checkpoint, report both to Ray Train; collective."""
+        """Evaluate, and begin a checkpoint to which the figures belong; collective."""
         began = time.perf_counter()
         metrics = evaluate(self.engine, self.assembly.validation, limits_of(self.recipe, self.assembly.attention))
-        evaluation_s = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         done = self.progress.step
-        figures = metrics if train_loss is None else metrics | {"train_loss": train_loss}
         self.progress = replace(self.progress, evaluations=(*self.progress.evaluations, (done, metrics[self.recipe.score])))
-        seconds = {"evaluation_seconds": evaluation_s, "checkpoint_seconds": self._checkpoint(figures)}
         used = _everyone(memory(self.device), self.engine.world_size)
+        most = {name: max(one[name] for one in used) for name in used[0]}
         if self.metrics:
-            self.metrics.write("evaluation", step=done, **metrics, **seconds, **{name: max(one[name] for one in used) for name in used[0]})
+            self.metrics.write("evaluation", step=done, **metrics, evaluation_seconds=seconds, **most)
+        self.telemetry.tell("raybert_train_evaluation_seconds", seconds)
+        self._begin_checkpoint(metrics if train_loss is None else metrics | {"train_loss": train_loss})
+
+    def _begin_checkpoint(self, figures: dict[str, float]) -> None:
+        self._tell(self.saving.begin(self.progress, ranked(figures, self.recipe)))
+
+    def _tell(self, sealed: Sealed | None) -> None:
+        if sealed is None:
+            return
+        seconds = {"checkpoint_seconds": sealed.stalled_s, "written_seconds": sealed.written_s}
+        if self.metrics and sealed.error:
+            self.metrics.write("unwritten", step=sealed.step, reason=sealed.error, **seconds)
+        elif self.metrics:
+            self.metrics.write("checkpoint", step=sealed.step, **seconds)
         for name, value in seconds.items():
             self.telemetry.tell(f"raybert_train_{name}", value)
 
-    def _checkpoint(self, figures: dict[str, float]) -> float:
-        """Write where the run stands and report it to Ray Train with ``figures``; collective. Returns the seconds that it took.
+    def _reported(self, figures: Mapping[str, float], folder: Path) -> None:
+        """Tell Ray Train of a whole checkpoint, which lies in its folder already; a barrier over all ranks.
 
         Ray ranks what has no score last, and so removes it as soon as it is not the latest any more.
         """
         from ray import train as ray_train
+        from ray.train import CheckpointUploadMode
 
-        began, done = time.perf_counter(), self.progress.step
-        folder = Path(tempfile.mkdtemp(prefix="raybert-checkpoint-"))
-        try:
-            files = self.engine.save(folder)
-            merged = _gathered(files, self.engine.world_size)
-            if self.engine.rank == 0:
-                written_by = {"engine": self.recipe.engine, "world_size": self.engine.world_size, "attempt": self.attempt}
-                write_manifest(folder, self.progress, merged, self.engine.shapes(), written_by)
-            ray_train.report(
-                {**ranked(figures, self.recipe), "step": done},
-                checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
-                # A name of its own for every attempt: Ray merges folders of the same name, also with what a dead attempt left.
-                checkpoint_dir_name=f"step-{done:07d}-{self.attempt}",
-            )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return time.perf_counter() - began
+        ray_train.report(
+            dict(figures),
+            checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
 
 
 def _out_of_reach(folder: Path, rank: int, world_size: int) -> str | None:
@@ -327,11 +349,6 @@ def _agreed(value: T, world_size: int) -> T:
     box = [value]
     torch.distributed.broadcast_object_list(box, src=0)
     return box[0]
-
-
-def _gathered(files: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """All ranks' manifest entries in one mapping; collective."""
-    return {name: entry for entries in _everyone(files, world_size) for name, entry in sorted(entries.items())}
 
 
 def _everyone(value: dict[str, Any], world_size: int) -> list[dict[str, Any]]:

@@ -183,10 +183,11 @@ class DeepSpeedEngine:
         return dict(self._shapes)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the fragments that this rank owns; no gathering."""
-        return write_fragments(folder, self.rank, self._fragments())
+        """Write the fragments that this rank owns."""
+        return write_fragments(folder, self.rank, self.fragments())
 
-    def _fragments(self) -> Iterator[Fragment]:
+    def fragments(self) -> Iterator[Fragment]:
+        """What this rank owns; no gathering."""
         for name, start, owner, offset, length in self._places():
             if self._stage == 0 and hash_rank(name, self.world_size) != self.rank:
                 continue  # every rank holds every tensor; each is written once

@@ -216,9 +216,8 @@ def prove_recovery(folder: Path, recovery: Recovery) -> list[Finding]:
 
 def killed_run(cli: Any, home: Path, recovery: Recovery, draw: random.Random, steps: int) -> Path:
     """Start a run, kill a worker at a step that ``draw`` gives, wait for its end; returns the run's folder."""
-    from foundation.records import read_rows
     from tests.conftest import end_group, wait_for
-    from tests.support.history import attempts, workers
+    from tests.support.history import attempts, has_come_to, workers
 
     every, runs = recovery.recipe.checkpoint.every_steps, f"runs/{recovery.verb}-*"
     # The first checkpoint is committed when the second has been reported.
@@ -228,7 +227,7 @@ def killed_run(cli: Any, home: Path, recovery: Recovery, draw: random.Random, st
     try:
         wait_for(lambda: set(home.glob(f"{runs}/metrics.jsonl")) - {run / "metrics.jsonl" for run in known}, 120)
         (run,) = set(home.glob(runs)) - known
-        wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(run / "metrics.jsonl")), 400)
+        wait_for(lambda: has_come_to(run, step, saved=2 * every), 400)
         os.kill(workers(run)[rank], signal.SIGKILL)
         killed = time.monotonic()
         wait_for(lambda: len(attempts(run)) > 1, 180, "a restart")

@@ -20,7 +20,16 @@ from foundation.home import Home
 from foundation.records import read_rows
 from foundation.registry import Registry
 from tests.conftest import Cli, assert_no_processes, end_group, environment_of, wait_for
-from tests.support.history import attempts, differing_bits, expected_rows, last_checkpoint, surviving_losses, surviving_rows, workers
+from tests.support.history import (
+    attempts,
+    differing_bits,
+    expected_rows,
+    has_come_to,
+    last_checkpoint,
+    surviving_losses,
+    surviving_rows,
+    workers,
+)
 from tests.support.plain_transformers import run_without_us
 from tests.support.tiny import make_encoder, write_reviews
 from training.checkpoint import Checkpoint
@@ -141,7 +150,7 @@ def test_a_run_whose_worker_is_killed_goes_on_by_itself_and_ends_in_the_same_bit
     process = place.cli.start("finetune", "-c", place.recipe, "--json")
     try:
         folder = place.new_run(known)
-        wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(folder / "metrics.jsonl")), 60, f"step {step}")
+        wait_for(lambda: has_come_to(folder, step, saved=2 * CHECKPOINT_EVERY), 60, f"step {step}")
         os.kill(workers(folder)[rank], signal.SIGKILL)
         ran = place.cli.finish(process, timeout_s=120)
     finally:
@@ -170,7 +179,7 @@ def test_a_run_whose_driver_is_killed_goes_on_when_it_is_told_to_past_a_damaged_
     process = place.cli.start("finetune", "-c", place.recipe, "--name", "left", "--json")
     folder = place.home / "runs" / "left"
     try:
-        wait_for(lambda: any(row.get("step", 0) >= step for row in read_rows(folder / "metrics.jsonl")), 150, f"step {step}")
+        wait_for(lambda: has_come_to(folder, step, saved=3 * CHECKPOINT_EVERY), 150, f"step {step}")
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
         assert_no_processes(place.home)
@@ -232,7 +241,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_leaves_nothing_running(place: Plac
     process = place.cli.start("finetune", "-c", place.recipe, "epochs=5000")
     try:
         folder = place.new_run(known)
-        wait_for(lambda: any(row["event"] == "evaluation" for row in read_rows(folder / "metrics.jsonl")), 60, "a checkpoint")
+        wait_for(lambda: any(row["event"] == "checkpoint" for row in read_rows(folder / "metrics.jsonl")), 60, "a checkpoint")
         ran = place.cli.interrupt(process, timeout_s=30)
     finally:
         if process.poll() is None:

@@ -20,6 +20,13 @@ def attempts(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_rows(folder / METRICS_FILE) if row["event"] == "attempt"]
 
 
+def has_come_to(folder: Path, step: int, *, saved: int) -> bool:
+    """Whether the run's record has so many steps, and the checkpoint that was begun after ``saved`` steps."""
+    rows = read_rows(folder / METRICS_FILE)
+    is_saved = any(row["event"] == "checkpoint" and row["step"] == saved for row in rows)
+    return is_saved and any(row["event"] == "step" and row["step"] >= step for row in rows)
+
+
 def workers(folder: Path) -> dict[int, int]:
     """Rank to process id in the last attempt."""
     last = attempts(folder)[-1]["attempt"]

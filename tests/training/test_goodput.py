@@ -30,9 +30,16 @@ class Record:
         return self
 
     def checkpoint(self, step: int, *, evaluation: float = 3.0, writing: float = 1.0) -> Record:
-        self.now += evaluation + writing
-        row = {"event": "evaluation", "time": self.now, "step": step, "evaluation_seconds": evaluation, "checkpoint_seconds": writing}
-        self.rows.append(row)
+        return self.evaluated(step, seconds=evaluation).written(step, seconds=writing)
+
+    def evaluated(self, step: int, *, seconds: float = 3.0) -> Record:
+        self.now += seconds
+        self.rows.append({"event": "evaluation", "time": self.now, "step": step, "evaluation_seconds": seconds})
+        return self
+
+    def written(self, step: int, *, seconds: float = 1.0, event: str = "checkpoint") -> Record:
+        self.now += seconds
+        self.rows.append({"event": event, "time": self.now, "step": step, "checkpoint_seconds": seconds})
         return self
 
 
@@ -91,12 +98,36 @@ def test_the_time_between_a_driver_that_died_and_the_command_that_goes_on_is_nob
 
 
 def test_a_checkpoint_that_is_not_evaluated_counts_as_one_and_can_be_gone_back_to() -> None:
-    record = Record(0.0).attempt(0, after=1.0).steps(0, 2)
-    record.now += 1.5
-    record.rows.append({"event": "checkpoint", "time": record.now, "step": 2, "checkpoint_seconds": 1.5})
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2).written(2, seconds=1.5)
     record.steps(2, 3).attempt(2, after=4.0).steps(2, 4)
     found = goodput(record.rows, started=0.0)
     assert (found.checkpoint, found.evaluation, found.lost) == (1.5, 0.0, 2.0)
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_steps_that_were_done_while_a_checkpoint_was_written_are_lost_when_a_restart_goes_back_to_it() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2).evaluated(2).steps(2, 5).written(2, seconds=1.5).steps(5, 6)
+    record.attempt(2, after=4.0).steps(2, 3)
+    found = goodput(record.rows, started=0.0)
+    assert (found.evaluation, found.checkpoint, found.lost) == (3.0, 1.5, 4 * 2.0)
+    assert found.seconds == pytest.approx(record.now)
+
+
+def test_a_checkpoint_that_could_not_be_written_took_its_time_and_is_no_place_to_go_back_to() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2).checkpoint(2).steps(2, 4).evaluated(4).written(4, event="unwritten").steps(4, 5)
+    assert goodput(record.rows, started=0.0).checkpoint == 2.0
+    record.attempt(2, after=4.0)
+    assert goodput(record.rows, started=0.0).lost == 3 * 2.0 + 4.0
+
+
+def test_a_record_that_has_one_row_for_evaluation_and_checkpoint_is_still_read() -> None:
+    record = Record(0.0).attempt(0, after=1.0).steps(0, 2)
+    record.now += 4.0
+    both = {"evaluation_seconds": 3.0, "checkpoint_seconds": 1.0}
+    record.rows.append({"event": "evaluation", "time": record.now, "step": 2} | both)
+    record.steps(2, 3).attempt(2, after=4.0).steps(2, 4)
+    found = goodput(record.rows, started=0.0)
+    assert (found.evaluation, found.checkpoint, found.lost) == (3.0, 1.0, 2.0)
     assert found.seconds == pytest.approx(record.now)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.support.record import attempt, evaluation, step
+from tests.support.record import attempt, checkpoint, evaluation, step
 from training.live import View, line, panel, seen, sparkline, watching
 
 
@@ -27,7 +27,7 @@ def drawn(view: View, now: float, *, width: int = 100) -> str:
     return console.export_text()
 
 
-UNDER_WAY = [attempt(1000.0), *(step(1000.5 + i / 2, i) for i in range(20)), evaluation(1012.0, 20)]
+UNDER_WAY = [attempt(1000.0), *(step(1000.5 + i / 2, i) for i in range(20)), evaluation(1012.0, 20), checkpoint(1012.0, 20)]
 
 
 def test_the_view_follows_the_rows() -> None:
@@ -115,7 +115,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then_one_at_the_end_and_one_
         watch.show([attempt(0.0, steps=4), step(1.0, 0), step(2.0, 1)])
         watch.show([])
         watch.show([attempt(9.0, 1, steps=4), step(10.0, 1), step(11.0, 2), step(12.0, 3)])
-        watch.show([evaluation(13.0, 4)])
+        watch.show([evaluation(13.0, 4), checkpoint(13.0, 4)])
         watch.show([])
     out, err = capsys.readouterr()
     assert out == ""
@@ -129,6 +129,13 @@ def test_a_checkpoint_that_is_passed_over_is_said_at_once(capsys: pytest.Capture
     with watching("finetune", "finetune-1", 6) as watch:
         watch.show([{"event": "damaged", "time": 0.0, "step": 2, "reason": "step-0000004-abcdef: altered"}, attempt(0.0, 2, steps=6)])
         assert "finetune: warning: step-0000004-abcdef: altered; goes on from step 2" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_could_not_be_written_is_said_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    with watching("finetune", "finetune-1", 6) as watch:
+        watch.show([attempt(0.0, steps=6), step(1.0, 0), {"event": "unwritten", "time": 2.0, "step": 1, "reason": "rank 1: no space left"}])
+        said = capsys.readouterr().err
+    assert "finetune: warning: the checkpoint at step 1 could not be written: rank 1: no space left; the one before stays" in said
 
 
 def test_a_failure_is_said_with_its_rank_and_reason(capsys: pytest.CaptureFixture[str]) -> None:

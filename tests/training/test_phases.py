@@ -66,7 +66,7 @@ def test_the_device_is_awaited_within_the_phase(now: list[float]) -> None:
 
 def test_the_table_spreads_checkpoints_over_all_steps_and_names_what_is_left() -> None:
     rows: list[dict[str, Any]] = [{"event": "step"}] * 20
-    rows += [{"event": "evaluation", "evaluation_seconds": 2.0, "checkpoint_seconds": 4.0}] * 2
+    rows += [{"event": "evaluation", "evaluation_seconds": 2.0}, {"event": "checkpoint", "checkpoint_seconds": 4.0}] * 2
     rows += [{"event": "profile", "steps": 4, "seconds": 4.0, "phases": {"data": 0.4, "forward": 1.2, "backward": 2.0}}]
     table = {row.phase: row for row in phase_table(rows)}
     assert list(table) == list(NAMES)
