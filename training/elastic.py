@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 
 from foundation.records import Recorder
+from training.leaving import LeavingIsNoFailure
 
 Resources = Mapping[str, float]
 _REMEMBERED_S = 10.0
@@ -72,6 +73,8 @@ class LivingNodes(ElasticScalingPolicy):  # type: ignore[misc]
         self._ran_at = time.monotonic()
         totals, free = _nodes()
         self._held = held_by_others(totals, free, self._own, self._each)
+        if self._own.keys() - totals.keys():
+            return NoopDecision()  # the gang leaves a node that is going by itself, with a checkpoint
         return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -97,7 +100,7 @@ class LivingNodes(ElasticScalingPolicy):  # type: ignore[misc]
 
 
 class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer with that policy; it has no public place for one."""
+    """Ray's trainer with that policy, and ours for failures; it has no public place for either."""
 
     def __init__(self, *given: Any, record: Path, **named: Any) -> None:
         """``record``: the run's, where the policy tells of waits."""
@@ -107,12 +110,15 @@ class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         if self.scaling_config.elasticity_enabled:
             given["scaling_policy"] = LivingNodes(self.scaling_config, self._record)
+        given["failure_policy"] = LeavingIsNoFailure(self.run_config.failure_config)
         return super()._initialize_and_run_controller(**given)
 
 
 def _nodes() -> tuple[dict[str, Resources], dict[str, Resources]]:
-    """Totals of the living nodes, and what of them nobody has."""
+    """Totals of the living nodes that are not about to go, and what of them nobody has."""
     import ray
-    from ray._private.state import available_resources_per_node
+    from ray._private.state import available_resources_per_node, state
 
-    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}, available_resources_per_node()
+    going = state.get_draining_nodes()
+    totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going}
+    return totals, available_resources_per_node()

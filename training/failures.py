@@ -11,6 +11,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 
 from foundation.errors import RaybertError, first_line
 from foundation.records import Recorder
+from training.leaving import is_leaving
 
 
 class Failures(UserCallback):  # type: ignore[misc]
@@ -22,6 +23,8 @@ class Failures(UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train in its controller."""
+        if any(map(is_leaving, worker_exceptions.values())):
+            return  # rank 0 has written down why
         recorder = Recorder(self._record)
         recorder.write("failure", ranks={str(rank): reason(error) for rank, error in sorted(worker_exceptions.items())})
         recorder.close()

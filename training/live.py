@@ -243,6 +243,12 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
         say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
     if row["event"] == "unwritten":
         say(f"{view.what}: warning: the checkpoint at step {row['step']} could not be written: {row['reason']}; the one before stays")
+    if row["event"] == "preempted":
+        what = f"the node of {' and '.join(f'rank {rank}' for rank in row['ranks'])} goes in {row['seconds']:.0f} s"
+        if row["leaves"]:
+            say(f"{view.what}: warning: {what}; the workers leave it with a checkpoint at step {row['step']}")
+        else:
+            say(f"{view.what}: warning: {what}, too soon for a checkpoint, which may take {row['needed_s']:.0f} s; goes on until then")
     if row["event"] == "failure":
         failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
         say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")

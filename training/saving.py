@@ -108,7 +108,7 @@ class _Begun:
 class Saving:
     """The checkpoints of one attempt at a run, as one rank sees them: begun between two steps, sealed when every rank has written.
 
-    Every method is collective but ``signal``.
+    ``begin``, ``seal`` and ``finish`` are collective.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 import torch
 
 from foundation.records import Recorder
+from training import leaving
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -73,7 +74,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_damage(damaged)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
-    hooks: list[Hook] = [run.record_step, run.seal, run.cadence(last)]
+    hooks: list[Hook] = [run.record_step, run.seal, run.cadence(last), run.leave]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
@@ -149,6 +150,11 @@ class _Run:
         self.telemetry = Telemetry(folder.name, engine.rank)
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
+        # Steps that were done when the last checkpoint was begun, and of the last whole one, and how long that took.
+        self.begun = self.saved = -1
+        self.saved_in_s: float | None = None
+        self.notice: leaving.Notice | None = None
+        self.has_decided = False
         self.saving = Saving(
             engine,
             self.device,
@@ -217,12 +223,36 @@ class _Run:
         return every(config.every_steps, self.evaluate_and_checkpoint, last=last, seconds=seconds, between=self.checkpoint_only)
 
     def signals(self) -> tuple[float, ...]:
-        """What the ranks decide together by the sums: whether all have written their share of a checkpoint."""
-        return (self.saving.signal(),)
+        """What the ranks decide together by the sums: whether all have written their share of a checkpoint; whether any was told that a
+        node of the gang goes."""
+        self.notice = self.notice or leaving.notice()
+        return self.saving.signal(), float(self.notice is not None and not self.has_decided)
 
     def seal(self, report: StepReport) -> None:
         """Seal a checkpoint that all ranks have written meanwhile; collective."""
         self._tell(self.saving.seal(report.signals[0]))
+
+    def leave(self, report: StepReport) -> None:
+        """End with a checkpoint of this step if a node of the gang is going and there is time for one; collective.
+
+        Raises:
+            PreemptedError: The checkpoint is whole.
+        """
+        done = self.progress.step
+        if not report.signals[1] or done >= self.last or isinstance(report.decision, GiveUp):
+            return
+        self.has_decided = True
+        everyone = _everyone({"notice": self.notice, "now": time.time(), "last_s": self.saved_in_s}, self.engine.world_size)
+        decision = leaving.decide((one["notice"] for one in everyone), now=everyone[0]["now"], last_s=everyone[0]["last_s"])
+        leaves = isinstance(decision, leaving.Leave)
+        if self.metrics:
+            self.metrics.write("preempted", step=done, leaves=leaves, **asdict(decision))
+        if leaves:
+            if self.begun != done:
+                self._begin_checkpoint({})
+            self._tell(self.saving.finish())
+            if self.saved == done:
+                raise leaving.PreemptedError(f"nodes are about to go; of ranks {decision.ranks}")
 
     def finish(self) -> str | None:
         """Wait for the last checkpoint; collective. Returns what went wrong if it could not be written."""
@@ -261,11 +291,14 @@ class _Run:
 
     def _begin_checkpoint(self, figures: dict[str, float]) -> None:
         self._tell(self.saving.begin(self.progress, ranked(figures, self.recipe)))
+        self.begun = self.progress.step
 
     def _tell(self, sealed: Sealed | None) -> None:
         if sealed is None:
             return
         seconds = {"checkpoint_seconds": sealed.stalled_s, "written_seconds": sealed.written_s}
+        if not sealed.error:
+            self.saved, self.saved_in_s = sealed.step, sealed.stalled_s + sealed.written_s
         if self.metrics and sealed.error:
             self.metrics.write("unwritten", step=sealed.step, reason=sealed.error, **seconds)
         elif self.metrics:

@@ -1,5 +1,6 @@
 """An elastic run on real Ray nodes, beside something that holds one of them: a node is lost, the run goes on without it; a node comes, the
-run takes it in; a worker gets stuck, the gang is ended and says where it stood. No row is skipped or done twice."""
+run takes it in; a worker gets stuck, the gang is ended and says where it stood; a node is about to go, the gang leaves it at the step that
+it is at. No row is skipped or done twice."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ ROWS_PER_STEP, SEED = 7, 3
 
 
 @pytest.mark.timeout(500)
-def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuck_worker_with_every_row_once(tmp_path: Path) -> None:
+def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_about_to_go_with_every_row_once(tmp_path: Path) -> None:
     encoder, data, home = make_encoder(tmp_path / "encoder", layers=1), write_reviews(tmp_path / "reviews.csv", 100), tmp_path / "home"
     folder = home / "runs" / "elastic"
 
@@ -55,7 +56,7 @@ def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuc
             cluster.lose(lost)
             wait_for(lambda: len(attempts(folder)) == 2, 120, "an attempt without the lost node")
             are_done(20)
-            cluster.add()
+            going = cluster.add()
             wait_for(lambda: len(attempts(folder)) == 3, 120, "an attempt with the new node")
             are_done(20)
             stuck = workers(folder)[1]
@@ -63,6 +64,9 @@ def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuc
             wait_for(lambda: len(attempts(folder)) == 4, 120, "an attempt without the stuck worker")
             are_done(20)
             assert not psutil.pid_exists(stuck)
+            cluster.drain(going, 60)
+            wait_for(lambda: len(attempts(folder)) == 5, 50, "an attempt without the node that is about to go")
+            are_done(20)
             ran = cli.interrupt(process)
         finally:
             if process.poll() is None:
@@ -70,8 +74,13 @@ def test_a_run_goes_on_without_a_lost_node_takes_the_next_one_in_and_ends_a_stuc
         assert ran.exit_code == 130, ran.err
         assert "to go on from the last checkpoint: raybert finetune --resume elastic" in ran.err
     assert_no_processes(home)
-    assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2, 2]
+    assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2, 2, 1]
     assert re.search(r"warning: no progress, so the workers were ended: rank 0 in \w+ for 2\d.* at step \d+; nothing from rank 1", ran.err)
+    rows = read_rows(folder / METRICS_FILE)
+    (left,) = [place for place, row in enumerate(rows) if row["event"] == "preempted"]
+    assert re.search(rf"the node of rank \d goes in \d+ s; the workers leave it with a checkpoint at step {rows[left]['step']}\n", ran.err)
+    last = [row["step"] for row in rows[:left] if row["event"] == "step"][-1]
+    assert last + 1 == rows[left]["step"] == attempts(folder)[4]["step"], "no step is lost"
     (stack,) = (folder / STACKS_FOLDER).iterdir()
     assert "training/loop.py" in stack.read_text(encoding="utf-8")
     found = surviving_rows(folder)

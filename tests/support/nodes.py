@@ -14,6 +14,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class Nodes:
     def lose(self, raylet: int) -> None:
         """Kill a node's raylet; what ran on it ends by itself."""
         os.kill(raylet, signal.SIGKILL)
+
+    def drain(self, raylet: int, seconds: float) -> None:
+        """Announce that a node goes in so many seconds, as ``ray start --block`` does after SIGTERM; it does not go by itself."""
+        assert self._ask(f"drain {raylet} {seconds}") == "accepted"
 
     def _ask(self, what: str) -> Any:
         assert self.process.stdin is not None
@@ -110,13 +115,24 @@ def hide(folder: str) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def drain(address: str, node_id: str, seconds: float) -> str:
+    """What ``ray drain-node`` does."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int(1000 * (time.time() + seconds))
+    is_accepted, why_not = GcsClient(address=address).drain_node(node_id, reason, "announced by a test", deadline_ms)
+    return "accepted" if is_accepted else why_not
+
+
 def main(cpus: int) -> None:
     """Hold a cluster; obey lines on stdin, answer each with one of JSON; end with stdin."""
     import ray
     from ray.cluster_utils import Cluster
 
     held: list[Any] = []
-
+    raylets: dict[int, Any] = {}
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray prints
     cluster, common = Cluster(), {"node_ip_address": _LOOPBACK, "object_store_memory": 100 * 1024 * 1024}
@@ -136,10 +152,15 @@ def main(cpus: int) -> None:
             held.append(ray.remote(num_cpus=cpus)(Counter).remote())
             ray.get(held[-1].most_common.remote())
             answers.write("null\n")
+        elif line.startswith("drain "):
+            _, raylet, seconds = line.split()
+            answers.write(json.dumps(drain(cluster.address, raylets[int(raylet)].node_id, float(seconds))) + "\n")
         else:
             # Nodes on one machine share the session's folder.
             node = cluster.add_node(num_cpus=cpus, runtime_env_dir_name=f"runtime_resources_{number}", **common)
-            answers.write(json.dumps(node.all_processes["raylet"][0].process.pid) + "\n")
+            raylet = node.all_processes["raylet"][0].process.pid
+            raylets[raylet] = node
+            answers.write(json.dumps(raylet) + "\n")
     ray.shutdown()
     cluster.shutdown()
 

@@ -144,6 +144,15 @@ def test_a_failure_is_said_with_its_rank_and_reason(capsys: pytest.CaptureFixtur
         assert "warning: after step 3 the workers were ended; rank 1: its process died" in capsys.readouterr().err
 
 
+def test_a_node_that_is_about_to_go_is_said_with_what_the_workers_do(capsys: pytest.CaptureFixture[str]) -> None:
+    notice = {"event": "preempted", "time": 2.0, "step": 3, "ranks": [0, 2], "seconds": 28.4}
+    with watching("finetune", "finetune-1", 6) as watch:
+        watch.show([attempt(0.0, 2, steps=6), step(1.0, 2), notice | {"leaves": True}, notice | {"leaves": False, "needed_s": 31.0}])
+        said = capsys.readouterr().err
+    assert "warning: the node of rank 0 and rank 2 goes in 28 s; the workers leave it with a checkpoint at step 3" in said
+    assert "warning: the node of rank 0 and rank 2 goes in 28 s, too soon for a checkpoint, which may take 31 s; goes on until then" in said
+
+
 def test_a_wait_for_nodes_is_said_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     with watching("finetune", "finetune-1", 6) as watch:
         watch.show([{"event": "waiting", "time": 0.0, "room": 1, "least": 2}])
