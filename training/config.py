@@ -39,8 +39,8 @@ class WorkersConfig(Config):
     """A worker that gets nowhere for so long writes its stacks into the run's folder and ends, and the gang restarts. Longer than the
     longest micro-batch, compilation included, and than the writing of a checkpoint."""
     resize_interval_s: float = Field(60, gt=0)
-    """How often an elastic run looks for nodes to take in. What was done since the last checkpoint is done again then: shorter uses nodes
-    earlier and loses more often."""
+    """How often an elastic run looks for nodes to take in. It begins again with a checkpoint of the step at hand then: shorter uses nodes
+    earlier and spends more time on beginning."""
 
     @model_validator(mode="after")
     def _one_size_or_two(self) -> Self:
@@ -92,7 +92,7 @@ class CheckpointConfig(Config):
     """Cadence; the last step is always a checkpoint."""
     every_s: float | None = Field(None, gt=0)
     """Besides, write one after so many seconds without, to lose less in a restart. It is not evaluated, so that the result does not
-    depend on the clock, and is gone with the next one. For an elastic run, less than `workers.resize_interval_s`. null writes none."""
+    depend on the clock, and is gone with the next one. null writes none."""
     keep: int = Field(2, ge=1)
     """Best checkpoints kept; the latest is kept besides."""
 

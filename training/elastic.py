@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision, ScalingDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 
 from foundation.records import Recorder
-from training.leaving import LeavingIsNoFailure
+from training.leaving import LeavingIsNoFailure, ask_to_leave
 
 Resources = Mapping[str, float]
 _REMEMBERED_S = 10.0
@@ -68,14 +68,18 @@ class LivingNodes(ElasticScalingPolicy):  # type: ignore[misc]
     def make_decision_for_running_worker_group(
         self, worker_group_state: WorkerGroupState, worker_group_status: WorkerGroupPollStatus
     ) -> ScalingDecision:
-        """As Ray's; besides, remembers what others hold."""
+        """As Ray's, but a gang that is to have another size leaves by itself; besides, remembers what others hold."""
         self._own = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         self._ran_at = time.monotonic()
         totals, free = _nodes()
         self._held = held_by_others(totals, free, self._own, self._each)
         if self._own.keys() - totals.keys():
-            return NoopDecision()  # the gang leaves a node that is going by itself, with a checkpoint
-        return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+            return NoopDecision()  # of a node that is going the workers hear from Ray
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision):
+            ask_to_leave(worker_group_state.workers)
+            return NoopDecision()
+        return decision
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """As Ray's; besides, tells that the run waits."""

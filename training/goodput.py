@@ -45,7 +45,7 @@ class Goodput:
 
 
 PARTS = tuple(field.name for field in fields(Goodput))
-_TELLING = ("failure", "damaged", "preempted")
+_TELLING = ("failure", "damaged", "leaving")
 _WORK = ("data", "compute", "evaluation", "checkpoint")
 
 

@@ -1,17 +1,21 @@
-"""Leaving nodes that are about to go: told of a drain by Ray, the gang writes a checkpoint, ends, and begins again on the nodes that stay.
+"""A gang that begins again elsewhere without losing a step: told that a node is about to go, or that there is room for more workers, it
+writes a checkpoint and ends, and the next gang goes on from there.
 
-Ray Train itself lets the workers go on until the deadline and restarts from whatever checkpoint there is then. Here they end as soon as
-theirs is whole, so that no step is done twice; if there is no time for one, it is not begun.
+Ray Train itself lets the workers go on until a node's deadline, and ends them without a word for a resize; both times it restarts from
+whatever checkpoint there is then. If there is no time for one here, none is begun.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.preemption import PreemptionInfo
 
 _FIRST_S = 5.0
 """A checkpoint is taken to need so long while none was written."""
@@ -21,8 +25,12 @@ _UNKNOWN_S = 30.0
 """Until a node goes of which Ray knows no deadline."""
 
 
-class PreemptedError(Exception):
-    """The gang left its nodes, with a checkpoint of its last step."""
+_TO_RESIZE_S = 600.0
+"""In which a gang has to leave for one of another size; after that Ray ends it."""
+
+
+class LeftError(Exception):
+    """The gang ended, with a checkpoint of its last step."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Notice:
     deadline_s: float | None
     """Unix seconds at which the first of them goes, None when that is not known."""
     ranks: tuple[int, ...]
-    """Of the gang, on these nodes."""
+    """Of the gang, on these nodes; none when none goes and the gang is to have another size."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,16 @@ def notice() -> Notice | None:
     return Notice(info.deadline_ms / 1000 if info.deadline_ms else None, tuple(info.preempted_ranks))
 
 
+def ask_to_leave(workers: Iterable[Any]) -> None:
+    """Tell workers of Ray Train, as it tells them of a drain, to make way for a gang of another size."""
+    info = PreemptionInfo(deadline_ms=int(1000 * (time.time() + _TO_RESIZE_S)), preempted_node_to_ranks={})
+    for worker in workers:
+        worker.actor.mark_preempt.remote(info)
+
+
 def is_leaving(error: BaseException) -> bool:
     """Whether a worker ended because its gang left."""
-    return isinstance(error._base_exc if isinstance(error, UserExceptionWithTraceback) else error, PreemptedError)
+    return isinstance(error._base_exc if isinstance(error, UserExceptionWithTraceback) else error, LeftError)
 
 
 class LeavingIsNoFailure(DefaultFailurePolicy):  # type: ignore[misc]

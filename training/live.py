@@ -243,7 +243,9 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
         say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
     if row["event"] == "unwritten":
         say(f"{view.what}: warning: the checkpoint at step {row['step']} could not be written: {row['reason']}; the one before stays")
-    if row["event"] == "preempted":
+    if row["event"] == "leaving" and not row["ranks"]:
+        say(f"{view.what}: there is room for another number of workers; these leave with a checkpoint at step {row['step']}")
+    elif row["event"] == "leaving":
         what = f"the node of {' and '.join(f'rank {rank}' for rank in row['ranks'])} goes in {row['seconds']:.0f} s"
         if row["leaves"]:
             say(f"{view.what}: warning: {what}; the workers leave it with a checkpoint at step {row['step']}")

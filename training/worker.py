@@ -223,8 +223,8 @@ class _Run:
         return every(config.every_steps, self.evaluate_and_checkpoint, last=last, seconds=seconds, between=self.checkpoint_only)
 
     def signals(self) -> tuple[float, ...]:
-        """What the ranks decide together by the sums: whether all have written their share of a checkpoint; whether any was told that a
-        node of the gang goes."""
+        """What the ranks decide together by the sums: whether all have written their share of a checkpoint; whether any was told to
+        leave."""
         self.notice = self.notice or leaving.notice()
         return self.saving.signal(), float(self.notice is not None and not self.has_decided)
 
@@ -233,10 +233,10 @@ class _Run:
         self._tell(self.saving.seal(report.signals[0]))
 
     def leave(self, report: StepReport) -> None:
-        """End with a checkpoint of this step if a node of the gang is going and there is time for one; collective.
+        """End with a checkpoint of this step if the gang was told to, and there is time for one; collective.
 
         Raises:
-            PreemptedError: The checkpoint is whole.
+            LeftError: The checkpoint is whole.
         """
         done = self.progress.step
         if not report.signals[1] or done >= self.last or isinstance(report.decision, GiveUp):
@@ -246,13 +246,13 @@ class _Run:
         decision = leaving.decide((one["notice"] for one in everyone), now=everyone[0]["now"], last_s=everyone[0]["last_s"])
         leaves = isinstance(decision, leaving.Leave)
         if self.metrics:
-            self.metrics.write("preempted", step=done, leaves=leaves, **asdict(decision))
+            self.metrics.write("leaving", step=done, leaves=leaves, **asdict(decision))
         if leaves:
             if self.begun != done:
                 self._begin_checkpoint({})
             self._tell(self.saving.finish())
             if self.saved == done:
-                raise leaving.PreemptedError(f"nodes are about to go; of ranks {decision.ranks}")
+                raise leaving.LeftError(f"with the checkpoint at step {done}")
 
     def finish(self) -> str | None:
         """Wait for the last checkpoint; collective. Returns what went wrong if it could not be written."""

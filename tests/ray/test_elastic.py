@@ -1,6 +1,6 @@
 """An elastic run on real Ray nodes, beside something that holds one of them: a node is lost, the run goes on without it; a node comes, the
-run takes it in; a worker gets stuck, the gang is ended and says where it stood; a node is about to go, the gang leaves it at the step that
-it is at. No row is skipped or done twice."""
+run takes it in without doing a step twice; a worker gets stuck, the gang is ended and says where it stood; a node is about to go, the gang
+leaves it, again without doing a step twice. No row is skipped or counted twice."""
 
 from __future__ import annotations
 
@@ -77,10 +77,14 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
     assert [attempt["world_size"] for attempt in attempts(folder)] == [2, 1, 2, 2, 1]
     assert re.search(r"warning: no progress, so the workers were ended: rank 0 in \w+ for 2\d.* at step \d+; nothing from rank 1", ran.err)
     rows = read_rows(folder / METRICS_FILE)
-    (left,) = [place for place, row in enumerate(rows) if row["event"] == "preempted"]
-    assert re.search(rf"the node of rank \d goes in \d+ s; the workers leave it with a checkpoint at step {rows[left]['step']}\n", ran.err)
-    last = [row["step"] for row in rows[:left] if row["event"] == "step"][-1]
-    assert last + 1 == rows[left]["step"] == attempts(folder)[4]["step"], "no step is lost"
+    made = attempts(folder)
+    to_grow, before_its_end = [row["step"] for row in rows if row["event"] == "leaving"]
+    assert f"room for another number of workers; these leave with a checkpoint at step {to_grow}\n" in ran.err
+    assert re.search(rf"the node of rank \d goes in \d+ s; the workers leave it with a checkpoint at step {before_its_end}\n", ran.err)
+    assert (made[2]["step"], made[4]["step"]) == (to_grow, before_its_end)
+    for attempt in (made[2], made[4]):
+        before = [row["step"] for row in rows[: rows.index(attempt)] if row["event"] == "step"]
+        assert before[-1] + 1 == attempt["step"], "no step is lost"
     (stack,) = (folder / STACKS_FOLDER).iterdir()
     assert "training/loop.py" in stack.read_text(encoding="utf-8")
     found = surviving_rows(folder)

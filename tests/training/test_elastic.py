@@ -91,7 +91,31 @@ def test_right_after_its_gang_has_ended_a_run_counts_what_others_held_while_it_r
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
 
 
+def test_for_another_size_the_workers_are_asked_to_leave_and_beside_a_node_that_goes_nothing_is_decided(
+    policy: LivingNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals = {"a": {"CPU": 1.0}}
+    asked: list[Any] = []
+    monkeypatch.setattr("training.elastic._nodes", lambda: (totals, {node: {"CPU": 0.0 if node == "a" else 1.0} for node in totals}))
+    monkeypatch.setattr("training.elastic.ask_to_leave", asked.append)
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_latest_monitor_time", float("-inf"))
+    workers = [SimpleNamespace(metadata=SimpleNamespace(node_id="a"))]
+    state: Any = SimpleNamespace(workers=workers, num_workers=1, start_time=float("-inf"))
+    assert isinstance(policy.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert asked == []
+    policy._latest_monitor_time = float("-inf")
+    totals["b"] = {"CPU": 1.0}
+    assert isinstance(policy.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert asked == [workers]
+    policy._latest_monitor_time = float("-inf")
+    del totals["a"]
+    assert isinstance(policy.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert asked == [workers]
+
+
 def test_ray_train_takes_a_policy_where_ours_comes_in() -> None:
     source = inspect.getsource(DataParallelTrainer.fit)
     assert "self._initialize_and_run_controller(" in source
     assert "scaling_policy=create_scaling_policy(self.scaling_config)" in source
+    assert "failure_policy=create_failure_policy(self.run_config.failure_config)" in source

@@ -150,7 +150,7 @@ def test_waiting_for_nodes_is_a_part_of_the_start_or_of_the_restart() -> None:
 
 def test_what_is_told_between_two_attempts_takes_nothing_from_the_restart() -> None:
     record = Record(0.0).attempt(0, after=1.0).steps(0, 2).checkpoint(2).steps(2, 3)
-    for event in ("failure", "damaged", "preempted"):
+    for event in ("failure", "damaged", "leaving"):
         record.now += 4.0
         record.rows.append({"event": event, "time": record.now})
     record.attempt(2, after=3.0).steps(2, 4)

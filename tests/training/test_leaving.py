@@ -7,7 +7,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from training.leaving import Leave, LeavingIsNoFailure, Notice, PreemptedError, Stay, decide
+from training.leaving import Leave, LeavingIsNoFailure, LeftError, Notice, Stay, decide
 
 
 def test_it_leaves_when_there_is_time_for_a_checkpoint_twice_as_slow_as_the_last() -> None:
@@ -31,7 +31,7 @@ def test_a_node_without_a_deadline_is_left_too() -> None:
 
 def test_a_gang_that_left_has_not_failed_and_one_that_failed_has() -> None:
     policy = LeavingIsNoFailure(FailureConfig(max_failures=0))
-    left = UserExceptionWithTraceback(PreemptedError("rank 1 is about to go"), "")
+    left = UserExceptionWithTraceback(LeftError("rank 1 is about to go"), "")
     for _ in range(3):
         assert policy.make_decision(WorkerGroupError("ended", {0: left, 1: left})) == FailureDecision.RETRY
     assert policy.make_decision(WorkerGroupError("ended", {0: ValueError("bad")})) == FailureDecision.RAISE

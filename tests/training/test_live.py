@@ -145,10 +145,12 @@ def test_a_failure_is_said_with_its_rank_and_reason(capsys: pytest.CaptureFixtur
 
 
 def test_a_node_that_is_about_to_go_is_said_with_what_the_workers_do(capsys: pytest.CaptureFixture[str]) -> None:
-    notice = {"event": "preempted", "time": 2.0, "step": 3, "ranks": [0, 2], "seconds": 28.4}
+    notice = {"event": "leaving", "time": 2.0, "step": 3, "ranks": [0, 2], "seconds": 28.4}
     with watching("finetune", "finetune-1", 6) as watch:
         watch.show([attempt(0.0, 2, steps=6), step(1.0, 2), notice | {"leaves": True}, notice | {"leaves": False, "needed_s": 31.0}])
+        watch.show([notice | {"ranks": [], "leaves": True}])
         said = capsys.readouterr().err
+    assert "finetune: there is room for another number of workers; these leave with a checkpoint at step 3" in said
     assert "warning: the node of rank 0 and rank 2 goes in 28 s; the workers leave it with a checkpoint at step 3" in said
     assert "warning: the node of rank 0 and rank 2 goes in 28 s, too soon for a checkpoint, which may take 31 s; goes on until then" in said
 
