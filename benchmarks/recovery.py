@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,10 @@ class Steps:
     seen: int = 0
     attempts: int = 0
     world_size: int = 0
-    is_saved: bool = False
+    seconds: list[float] = field(default_factory=list)
+    """Of each step."""
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    """Their rows."""
 
     def wait(self, what: str, condition: Callable[[], bool]) -> float:
         """Read until ``condition``; returns the time at which it was seen."""
@@ -65,8 +68,9 @@ class Steps:
                     self.attempts, self.world_size, self.seen = self.attempts + 1, found["world_size"], 0
                 elif event == "step":
                     self.seen += 1
+                    self.seconds.append(found.get("seconds", 0.0))
                 elif event == "checkpoint":
-                    self.is_saved = True
+                    self.checkpoints.append(found)
             time.sleep(0.01)
         return time.monotonic()
 
@@ -132,7 +136,7 @@ def ours_killed(scratch: Path, data: Path) -> float:
     home = Path(tempfile.mkdtemp(dir=scratch))
     command = [sys.executable, "-m", "raybert", "finetune", "--name", "r", *recipe(data), "workers.count=2", "workers.cpus_each=1"]
     folder = home / "runs" / "r"
-    with _side(command, home) as process:
+    with side(command, home) as process:
         steps = Steps(Tail(folder / "metrics.jsonl"), process)
         _warm(steps)
         return _kill(steps, _rank_1(folder))
@@ -141,13 +145,17 @@ def ours_killed(scratch: Path, data: Path) -> float:
 def peer_killed(scratch: Path, data: Path) -> float:
     """The same of the peer."""
     home = Path(tempfile.mkdtemp(dir=scratch))
-    spec = {"data": str(data), "encoder": resolve(TOKENIZER).location, "folder": str(home), "every": SAVE_STEPS}
-    spec |= {"rows": ROWS_PER_STEP, "longest": LONGEST}
-    command = [sys.executable, str(HERE / "programs" / "recovery_ray_deepspeed.py"), json.dumps(spec)]
-    with _side(command, home) as process:
+    with side(peers_command(home, data, SAVE_STEPS), home) as process:
         steps = Steps(Tail(home / "steps.jsonl"), process)
         _warm(steps)
         return _kill(steps, int((home / "rank-1").read_text(encoding="utf-8")))
+
+
+def peers_command(home: Path, data: Path, every: int) -> list[str]:
+    """The peer's, with a checkpoint each ``every`` steps."""
+    spec = {"data": str(data), "encoder": resolve(TOKENIZER).location, "folder": str(home), "every": every}
+    spec |= {"rows": ROWS_PER_STEP, "longest": LONGEST}
+    return [sys.executable, str(HERE / "programs" / "recovery_ray_deepspeed.py"), json.dumps(spec)]
 
 
 def node_lost(scratch: Path, data: Path, policy: str) -> tuple[float, float]:
@@ -162,7 +170,7 @@ def node_lost(scratch: Path, data: Path, policy: str) -> tuple[float, float]:
         gang = ["workers.min=1", "workers.max=2", "workers.cpus_each=1", f"workers.resize_interval_s={RESIZE_S}"]
         gang += [] if policy == "ours" else [f"workers.start_timeout_s={PEERS_START_S}"]
         command = [sys.executable, *front, "finetune", "--name", "r", "--address", cluster.address, *recipe(data), *gang]
-        with _side(command, home, cluster.env) as process:
+        with side(command, home, cluster.env) as process:
             steps = Steps(Tail(home / "runs" / "r" / "metrics.jsonl"), process)
             _warm(steps)
             made, began = steps.attempts, time.monotonic()
@@ -177,7 +185,7 @@ def node_lost(scratch: Path, data: Path, policy: str) -> tuple[float, float]:
 
 def _warm(steps: Steps) -> None:
     """Until there are steps and a committed checkpoint."""
-    steps.wait("steps", lambda: steps.seen >= STEPS_BEFORE and steps.is_saved)
+    steps.wait("steps", lambda: steps.seen >= STEPS_BEFORE and bool(steps.checkpoints))
     then = time.monotonic() + _GOOD_TO_HAVE_S
     steps.wait("a committed checkpoint", lambda: time.monotonic() > then)
 
@@ -194,7 +202,7 @@ def _rank_1(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _side(command: list[str], home: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def side(command: list[str], home: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A side with a home of its own; it is interrupted at the end, and killed if that does not help."""
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.engine import TorchEngine
 from training.fitting import fitting
 from training.flops import attended_length, dimensions, flops_per_token
-from training.loop import StepReport, train
+from training.loop import Engine, StepReport, train
 from training.measuring import document_lengths, measured_peak, memory
 from training.memory import Trimming, give_freed_memory_back, keep_freed_memory
 from training.objectives import Supervised
@@ -36,6 +36,7 @@ from training.tasks import task_of
 from training.workload import limits_of
 
 SAMPLED_STEPS = 20
+CPU = torch.device("cpu")
 
 
 class Chosen:
@@ -54,8 +55,8 @@ class Chosen:
 class Run:
     """A recipe's run, as far as it has been asked for."""
 
-    def __init__(self, recipe: RunConfig, *, full_rows: bool) -> None:
-        """``full_rows``: only packed rows of the whole length."""
+    def __init__(self, recipe: RunConfig, *, full_rows: bool, engine: Callable[[Assembly], Engine] | None = None) -> None:
+        """``full_rows``: only packed rows of the whole length. ``engine``: makes another one than the plain engine."""
         self._data = None
         location = ""
         if isinstance(recipe, FinetuneConfig):
@@ -65,7 +66,8 @@ class Run:
             location = resolve(recipe.encoder).location
         self._recipe = recipe
         self._assembly: Assembly = assemble(recipe, location, self._data)
-        self._engine = TorchEngine(self._assembly.model, self._assembly.objective, recipe.optimiser)
+        assembly = self._assembly
+        self._engine = engine(assembly) if engine else TorchEngine(assembly.model, assembly.objective, recipe.optimiser)
         self._order: Any = self._assembly.order
         if full_rows:
             assert isinstance(recipe, PretrainConfig)
@@ -78,7 +80,7 @@ class Run:
         arguments = loop_arguments(self._recipe, self._assembly.steps, self._assembly.attention)
         trimming = Trimming()
         for report in train(self._engine, self._assembly.objective, steps=self._assembly.steps, order=self._order, **arguments):
-            if trimming.is_due(memory(self._engine.device)["memory_bytes"]):
+            if trimming.is_due(memory(CPU)["memory_bytes"]):
                 give_freed_memory_back()
             yield report
 
@@ -144,7 +146,7 @@ def main(spec: dict[str, Any]) -> None:
                 case "steps":
                     answer(some(steps, **request))
                 case "peak":
-                    answer({"flops": measured_peak(torch.device("cpu"))})
+                    answer({"flops": measured_peak(CPU)})
                 case "about":
                     answer(dict(run.about()))
                 case "save":

@@ -1,8 +1,9 @@
-"""One elastic run under random kills: ``make prove-elastic`` (about ten minutes on two cores).
+"""One elastic run under random kills, and a rank that fails wherever others wait for it: ``make prove-elastic`` (about a quarter of an
+hour on two cores).
 
 Three nodes of one CPU each, of which nobody is spared: workers, nodes (the raylet) and the driver are killed with SIGKILL at random steps,
-a lost node is replaced, a lost driver is followed by ``--resume``. At the end every row was applied once and in its step, the loss is that
-of an undisturbed run on one worker, and nothing is left running.
+and nodes are drained, then killed; a lost node is replaced, a lost driver is followed by ``--resume``. At the end every row was applied
+once and in its step, the loss is that of an undisturbed run on one worker, no step was done twice for a drain, and nothing is left running.
 
 Prints each kill with what it cost, and a table; exit code 1 when a figure breaks its limit.
 """
@@ -26,7 +27,9 @@ from tests.prove.verdict import Finding, judge
 
 LOSS_LIMIT = 1e-3
 ROWS_PER_STEP, SEED = 7, 11
-_KINDS = ("worker", "worker", "node", "node", "driver")
+RESTART_LIMIT_S = 60.0
+_KINDS = ("worker", "worker", "node", "node", "drained node", "drained node", "driver")
+_NOTICE_S = 30.0
 _PATIENCE_S = 240.0
 
 
@@ -43,8 +46,11 @@ class Victim:
         from tests.conftest import wait_for
         from tests.support.history import attempts
 
-        made = len(attempts(self._folder))
-        if kind == "worker":
+        made, drained = len(attempts(self._folder)), None
+        if kind == "drained node":
+            drained = self._nodes.pop(self._draw.randrange(len(self._nodes)))
+            self._cluster.drain(drained, _NOTICE_S)
+        elif kind == "worker":
             wait_for(self._kill_worker, _PATIENCE_S, "a worker that lives")  # between two gangs there is none
         elif kind == "node":
             self._cluster.lose(self._nodes.pop(self._draw.randrange(len(self._nodes))))
@@ -56,7 +62,9 @@ class Victim:
             print(f"the driver was on that {kind}, and went with it", flush=True)
             self._resume()
             wait_for(lambda: len(attempts(self._folder)) > made, _PATIENCE_S, "an attempt after that")
-        if kind == "node":
+        if drained is not None:
+            self._cluster.lose(drained)
+        if kind.endswith("node"):
             self._nodes.append(self._cluster.add())
 
     def _kill_worker(self) -> bool:
@@ -136,8 +144,61 @@ def prove(folder: Path, kills: int, seed: int, epochs: int) -> list[Finding]:
         Finding(what, "steps with other rows", float(wrong), 0.0),
         Finding(what, "loss, largest of all steps", max(relative(surviving_losses(run), wanted)), LOSS_LIMIT),
         Finding(what, "held-out loss at the end", abs(held_out[0] - held_out[1]) / held_out[1], LOSS_LIMIT),
+        Finding(what, "steps done twice after a notice", float(done_twice(run)), 0.0),
         Finding(what, "processes left", float(len(left_running(home))), 0.0),
     ]
+
+
+def done_twice(run: Path) -> int:
+    """Steps that an attempt did again although the one before had left with a checkpoint."""
+    from foundation.records import read_rows
+    from training.runs import METRICS_FILE
+
+    left, twice = None, 0
+    for row in read_rows(run / METRICS_FILE):
+        if row["event"] == "leaving" and row["leaves"]:
+            left = row["step"]
+        elif row["event"] in ("failure", "resumed"):
+            left = None  # the gang, or its driver, was killed before it could leave
+        elif row["event"] == "attempt" and left is not None:
+            twice, left = twice + left - row["step"], None
+    return twice
+
+
+def prove_points(folder: Path) -> list[Finding]:
+    """A rank of two fails once at each point, the last of them after a drain."""
+    from foundation.records import read_rows
+    from tests.conftest import ROOT, Cli, left_running, wait_for
+    from tests.support.faults import POINTS, RANK, planted, used
+    from tests.support.history import attempts
+    from tests.support.nodes import nodes
+    from tests.support.tiny import make_encoder, write_reviews
+    from training.runs import METRICS_FILE
+
+    home, faults = folder / "home", folder / "faults"
+    run, environment = home / "runs" / "faulty", planted(faults, POINTS, ROOT)
+    arguments = [f"encoder={make_encoder(folder / 'encoder', layers=1)}", f"data.train={write_reviews(folder / 'reviews.csv', 100)}"]
+    arguments += ["workers.min=1", "workers.max=2", "workers.max_failures=100", "max_length=32", f"rows_per_step={ROWS_PER_STEP}"]
+    with nodes(home, environment=environment) as cluster:
+        cluster.add()
+        going = cluster.add()
+        cli = Cli(cluster.env, folder)
+        process = cli.start(
+            "finetune", "--name", "faulty", "--address", cluster.address, *arguments, "epochs=5000", "checkpoint.every_steps=8"
+        )
+        wait_for(lambda: len(used(faults)) == len(POINTS) - 1, 600, "all points but the last")
+        wait_for(lambda: attempts(run)[-1]["time"] > max(used(faults).values()) and steps_done(run) > attempts(run)[-1]["step"] + 10, 120)
+        cluster.drain(going, _NOTICE_S)
+        wait_for(lambda: len(used(faults)) == len(POINTS), 120, "the last point")
+        wait_for(lambda: attempts(run)[-1]["time"] > max(used(faults).values()), 120, "an attempt after that")
+        cli.interrupt(process)
+    told = [row["ranks"].get(str(RANK), "") for row in read_rows(run / METRICS_FILE) if row["event"] == "failure"]
+    findings = []
+    for point, failed in sorted(used(faults).items(), key=lambda item: item[1]):
+        again = min(attempt["time"] for attempt in attempts(run) if attempt["time"] > failed)
+        findings.append(Finding(f"a fault {point}", "seconds until the next attempt", again - failed, RESTART_LIMIT_S))
+        findings.append(Finding(f"a fault {point}", "times not told with its rank", float(not any(point in one for one in told)), 0.0))
+    return [*findings, Finding("all faults", "processes left", float(len(left_running(home))), 0.0)]
 
 
 def evaluation_of(run: Path) -> float:
@@ -157,8 +218,11 @@ def main() -> int:
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="raybert-prove-elastic-") as name:
-        code = judge(prove(Path(name), given.kills, given.seed, given.epochs))
+    table = []
+    for part in (prove_points, lambda folder: prove(folder, given.kills, given.seed, given.epochs) if given.kills else []):
+        with tempfile.TemporaryDirectory(prefix="raybert-prove-elastic-") as name:
+            table += part(Path(name))
+    code = judge(table)
     print(f"{time.monotonic() - began:.0f} s")
     return code
 

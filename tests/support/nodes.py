@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,12 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(home: Path, *, cpus: int = 1, failure_detection_s: float = 4.0) -> Iterator[Nodes]:
-    """A head without CPUs; ``add`` brings nodes of so many CPUs. Everything ends with the block."""
+def nodes(home: Path, *, cpus: int = 1, failure_detection_s: float = 4.0, environment: Mapping[str, str] | None = None) -> Iterator[Nodes]:
+    """A head without CPUs; ``add`` brings nodes of so many CPUs, with ``environment`` besides. Everything ends with the block."""
     from cluster import ray_settings
 
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    env = environment_of(home, **access)
+    env = environment_of(home, **access, **(environment or {}))
     settings = ray_settings.failure_detection(failure_detection_s) | ray_settings.node_environment()
     home.mkdir(parents=True, exist_ok=True)
     with (home / "nodes.log").open("w") as log:
