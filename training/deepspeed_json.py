@@ -31,7 +31,12 @@ _OWNED = {
     "data_types": _PRECISION,
     "communication_data_type": _PRECISION,
     "zero_optimization.stage": "sharding.zero_stage",
+    "zero_optimization.offload_optimizer": "sharding.offload",
+    "zero_optimization.offload_param": "sharding.offload",
 }
+AUTO = "auto"
+# Pinned memory is what a GPU copies from without waiting.
+_TO_CPU = {"device": "cpu", "pin_memory": True}
 
 
 def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> dict[str, Any]:
@@ -42,15 +47,28 @@ def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> d
         decisions: What the hardware decides; None, where it is not known yet, renders one node's.
 
     Raises:
-        ConfigError: ``sharding.deepspeed`` sets a key that a recipe field owns; the message names both.
+        ConfigError: ``sharding.deepspeed`` says something else than the recipe field that decides it; the message names both.
     """
-    raw = recipe.sharding.deepspeed
+    raw = _without_auto(recipe.sharding.deepspeed)
     if not isinstance(raw.get("zero_optimization", {}), Mapping):
         raise ConfigError(f"sharding.deepspeed.zero_optimization: found {raw['zero_optimization']!r}, expected a group of keys")
+    same = {
+        "train_batch_size": recipe.rows_per_step,
+        "gradient_clipping": recipe.optimiser.clip_norm,
+        "zero_optimization.stage": recipe.sharding.zero_stage,
+    }
     for key, owner in _OWNED.items():
         group, _, leaf = key.rpartition(".")
-        if leaf in (raw.get(group, {}) if group else raw):
-            raise ConfigError(f"sharding.deepspeed.{key}: contradicts the recipe, where {owner} decides it; remove the key")
+        given = {**raw.get(group, {})} if group else raw
+        if leaf not in given:
+            continue
+        if key not in same:
+            raise ConfigError(f'sharding.deepspeed.{key}: {owner} of the recipe decides it; remove the key, or set it to "{AUTO}"')
+        if given.pop(leaf) != same[key]:
+            raise ConfigError(
+                f'sharding.deepspeed.{key}: contradicts the recipe, where {owner} is {same[key]}; remove the key, or set it to "{AUTO}"'
+            )
+        raw = {**raw, group: given} if group else given
     stage = recipe.sharding.zero_stage
     bucket = decisions.bucket_elements.value if decisions else ONE_NODE_BUCKET
     ours: dict[str, Any] = {
@@ -100,7 +118,17 @@ def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> d
             "stage3_max_reuse_distance": 1_000_000_000,
             "stage3_gather_16bit_weights_on_model_save": False,
         }
+    if recipe.sharding.offload != "none":
+        ours["zero_optimization"]["offload_optimizer"] = _TO_CPU
+    if recipe.sharding.offload == "all":
+        ours["zero_optimization"]["offload_param"] = _TO_CPU
     return _merged(ours, raw)
+
+
+def _without_auto(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left to raybert is not there; nor is a group that says nothing else."""
+    kept = {key: _without_auto(value) if isinstance(value, Mapping) else value for key, value in raw.items() if value != AUTO}
+    return {key: value for key, value in kept.items() if value != {} or raw[key] == {}}
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

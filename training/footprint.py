@@ -9,10 +9,11 @@ tensors a process holds is the allocator's affair: ``resident``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from encoder.config import AttentionKind
 from training.flops import Dimensions
+from training.optimiser_config import Offload
 
 STAGES = (0, 1, 2, 3)
 _FP32, _FP16 = 4, 2
@@ -59,6 +60,8 @@ class Way:
     microbatches: int = 1
     """In a step of a worker; from the second on, the gradient of those before is there."""
     bucket_elements: int = 20_000_000
+    offload: Offload = "none"
+    """Counts for GPUs alone."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Footprint:
     """Buckets, and parameters gathered."""
     resident: int
     """What the process holds in all: of its node's memory on a CPU, of its device's on a GPU."""
+    host: int = 0
+    """Besides, of its node's memory: what a GPU has offloaded."""
 
     @property
     def tensors(self) -> int:
@@ -96,9 +101,10 @@ def footprint(
         on_gpu: Whose allocator holds it.
     """
     whole = _FP32 * parameters
+    way = way if on_gpu and stage else replace(way, offload="none")
     active, logits = activations(size, micro, way), _logits(micro, way)
     cast = _FP16 * parameters if way.is_16_bit else 0
-    held, gradient, at_once = _held(stage, whole, workers, way), _gradient(stage, whole, workers), _at_once(stage, whole, way)
+    held, gradient, at_once = _held(stage, whole, workers, way), _gradient(stage, whole, workers, way), _at_once(stage, whole, way)
     embedding = _FP32 * size.vocabulary * size.hidden
     of_output = embedding if micro.outputs == size.vocabulary else 0
     earlier = gradient if way.microbatches > 1 else 0
@@ -109,7 +115,7 @@ def footprint(
     most = max((begin, first, end), key=lambda moment: moment.tensors)
     factor = _HELD_PER_BYTE_ON_GPUS if on_gpu else _HELD_PER_BYTE[stage]
     resident = round((_CUDA_CONTEXT if on_gpu else _CODE) + factor * most.tensors)
-    return Footprint(**{**vars(most), "resident": resident})
+    return Footprint(**{**vars(most), "resident": resident, "host": _offloaded(whole, workers, way)})
 
 
 def state_bytes(stage: int | None, parameters: int, workers: int) -> int:
@@ -166,15 +172,22 @@ def _held(stage: int | None, whole: int, workers: int, way: Way) -> int:
     if not stage:
         return (1 + _MOMENTS) * whole
     share = whole / workers
+    if way.offload != "none":
+        return whole if stage < 3 else round(share if way.offload == "optimiser" else 0) + _FP32 * way.bucket_elements
     if stage < 3:
         return round(whole + (1 + _MOMENTS) * share)
     # Parameters, their fp32 partition, two moments, and the gradients' place, which stays; so does the bucket.
     return round((3 + _MOMENTS) * share) + _FP32 * way.bucket_elements
 
 
-def _gradient(stage: int | None, whole: int, workers: int) -> int:
+def _gradient(stage: int | None, whole: int, workers: int, way: Way) -> int:
     """Of a whole step, where it is not among what is held from step to step."""
-    return whole if stage in (None, 0, 1) else 0 if stage == 3 else round(whole / workers)
+    return whole if stage in (None, 0, 1) else 0 if stage == 3 or way.offload != "none" else round(whole / workers)
+
+
+def _offloaded(whole: int, workers: int, way: Way) -> int:
+    """A worker's share of the fp32 partition, its gradient and the moments, and of the parameters if they go too."""
+    return 0 if way.offload == "none" else round((2 + _MOMENTS + (way.offload == "all")) * whole / workers)
 
 
 def _at_once(stage: int | None, whole: int, way: Way) -> int:

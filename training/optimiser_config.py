@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from foundation.config import Config
 
+Offload = Literal["none", "optimiser", "all"]
 OptimiserKind = Literal["adamw", "lamb", "stable_adamw", "muon"]
 
 _NEEDS: dict[OptimiserKind, str] = {

@@ -24,6 +24,7 @@ _PARTS = {
     "communication": "communication",
     "tensors": "tensors in all",
     "resident": "held by the process",
+    "host": "offloaded to the node",
 }
 
 
@@ -121,7 +122,8 @@ def _table(memory: Mapping[str, Footprint], best: str) -> list[str]:
 
     names = {stage: "torch" if stage == "torch" else f"ZeRO {stage}" for stage in memory}
     heads = "".join(f"{name + (' *' if stage == best else ''):>12}" for stage, name in names.items())
-    rows = [f"  {told:<22}" + "".join(f"{size(getattr(found, part)):>12}" for found in memory.values()) for part, told in _PARTS.items()]
+    parts = [part for part in _PARTS if part != "host" or any(found.host for found in memory.values())]
+    rows = [f"  {_PARTS[part]:<22}" + "".join(f"{size(getattr(found, part)):>12}" for found in memory.values()) for part in parts]
     return [f"  {'memory of a worker':<22}{heads}", *rows]
 
 

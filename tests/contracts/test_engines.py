@@ -16,7 +16,8 @@ from tests.support.tiny import make_encoder, make_packed
 pytestmark = pytest.mark.slow
 STEPS = 12
 HALF, THREE_QUARTERS, POISONED = STEPS // 2, STEPS * 3 // 4, 4
-SHARDED = [(0, 2), (1, 2), (2, 2), (3, 2), (2, 3)]  # ZeRO stage, workers
+SHARDED = ["0-2", "1-2", "2-2", "3-2", "2-3", "2-2-optimiser", "3-2-all"]
+"""ZeRO stage, workers, what is offloaded."""
 Figures = dict[str, Any]
 
 
@@ -33,9 +34,9 @@ class Runs:
         self.poisoned = run_task(self.poison("torch", 0, 1))
         self.pretrained = run_task(self.pretrain("torch", 0, 1))
         gangs: dict[int, dict[str, Task]] = {2: {}, 3: {}}
-        for stage, workers in SHARDED:
-            name, tasks = f"{stage}-{workers}", gangs[workers]
-            engine = ("deepspeed", stage, workers)
+        for name in SHARDED:
+            stage, workers, *offload = name.split("-")
+            tasks, engine = gangs[int(workers)], ("deepspeed", int(stage), int(workers), *offload)
             tasks[f"whole-{name}"] = self.finetune(*engine)
             saved = str(folder / f"saved-{name}")
             tasks[f"resumed-{name}"] = self.finetune(*engine, steps=THREE_QUARTERS, total_steps=STEPS, start_from=half, save_to=saved)
@@ -43,7 +44,7 @@ class Runs:
             tasks[f"pretrained-{name}"] = self.pretrain(*engine)
         self.sharded = run_gangs(gangs, folder / "gangs")
 
-    def finetune(self, engine: str, stage: int, workers: int, **more: Any) -> Task:
+    def finetune(self, engine: str, stage: int, workers: int, offload: str = "none", **more: Any) -> Task:
         recipe = {
             "data": {"train": "unused"},
             "rows_per_step": 10,  # divides neither 3 workers nor the micro-batch
@@ -51,22 +52,24 @@ class Runs:
             "schedule": {"peak_lr": 3e-3},
             "optimiser": {"weight_decay": 0.1, "clip_norm": 0.5},
             "workers": {"count": workers},
-            "sharding": {"engine": engine, "zero_stage": stage},
+            "sharding": {"engine": engine, "zero_stage": stage, "offload": offload},
         }
         return {"verb": "finetune", "encoder": str(self._encoder), "steps": STEPS, "recipe": recipe} | more
 
-    def poison(self, engine: str, stage: int, workers: int) -> Task:
-        scratch = self._folder / f"scratch-{engine}-{stage}-{workers}"
-        return self.finetune(engine, stage, workers, steps=POISONED + 3, total_steps=STEPS, poisoned=POISONED, scratch=str(scratch))
+    def poison(self, engine: str, stage: int, workers: int, offload: str = "none") -> Task:
+        scratch = self._folder / f"scratch-{engine}-{stage}-{workers}-{offload}"
+        return self.finetune(
+            engine, stage, workers, offload, steps=POISONED + 3, total_steps=STEPS, poisoned=POISONED, scratch=str(scratch)
+        )
 
-    def pretrain(self, engine: str, stage: int, workers: int) -> Task:
-        task = self.finetune(engine, stage, workers, steps=HALF)
+    def pretrain(self, engine: str, stage: int, workers: int, offload: str = "none") -> Task:
+        task = self.finetune(engine, stage, workers, offload, steps=HALF)
         recipe = task["recipe"] | {"data": str(self._packed), "steps": HALF, "rows_per_step": 5, "rows_per_microbatch": 2}
         return task | {"verb": "pretrain", "recipe": recipe}
 
-    def back(self, stage: int, workers: int) -> Figures:
+    def back(self, name: str) -> Figures:
         """The plain engine, from where a sharded one stopped, to the end."""
-        return run_task(self.finetune("torch", 0, 1, start_from=str(self._folder / f"saved-{stage}-{workers}")))
+        return run_task(self.finetune("torch", 0, 1, start_from=str(self._folder / f"saved-{name}")))
 
 
 @pytest.fixture(scope="module")
@@ -75,33 +78,33 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         yield Runs(tmp_path_factory.mktemp("engines"))
 
 
-@pytest.mark.parametrize(("stage", "workers"), SHARDED)
-def test_a_sharded_engine_follows_the_reference(stage: int, workers: int, runs: Runs) -> None:
-    found = runs.sharded[f"whole-{stage}-{workers}"]
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_engine_follows_the_reference(name: str, runs: Runs) -> None:
+    found = runs.sharded[f"whole-{name}"]
     assert found["losses"] == pytest.approx(runs.whole["losses"], rel=1e-5)
     assert found["norms"] == pytest.approx(runs.whole["norms"], rel=1e-4)
     assert found["metrics"] == pytest.approx(runs.whole["metrics"], rel=1e-4)
     assert found["applied"] == STEPS
 
 
-@pytest.mark.parametrize(("stage", "workers"), SHARDED)
-def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_masks(stage: int, workers: int, runs: Runs) -> None:
-    found = runs.sharded[f"pretrained-{stage}-{workers}"]
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_masks(name: str, runs: Runs) -> None:
+    found = runs.sharded[f"pretrained-{name}"]
     assert found["losses"] == pytest.approx(runs.pretrained["losses"], rel=1e-5)
     assert found["norms"] == pytest.approx(runs.pretrained["norms"], rel=1e-4)
     assert found["metrics"] == pytest.approx(runs.pretrained["metrics"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("stage", "workers"), SHARDED)
-def test_a_sharded_engine_goes_on_from_the_reference_checkpoint_and_back(stage: int, workers: int, runs: Runs) -> None:
-    sharded, plain = runs.sharded[f"resumed-{stage}-{workers}"], runs.back(stage, workers)
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_engine_goes_on_from_the_reference_checkpoint_and_back(name: str, runs: Runs) -> None:
+    sharded, plain = runs.sharded[f"resumed-{name}"], runs.back(name)
     assert sharded["losses"] + plain["losses"] == pytest.approx(runs.whole["losses"][HALF:], rel=1e-5)
     assert plain["applied"] == STEPS
 
 
-@pytest.mark.parametrize(("stage", "workers"), [(None, 1), *SHARDED])
-def test_every_engine_skips_a_gradient_that_is_not_finite(stage: int | None, workers: int, runs: Runs) -> None:
-    found = runs.poisoned if stage is None else runs.sharded[f"poisoned-{stage}-{workers}"]
+@pytest.mark.parametrize("name", [None, *SHARDED])
+def test_every_engine_skips_a_gradient_that_is_not_finite(name: str | None, runs: Runs) -> None:
+    found = runs.poisoned if name is None else runs.sharded[f"poisoned-{name}"]
     assert found["is_applied"] == [step != POISONED for step in range(POISONED + 3)]
     assert found["kept"]
     assert found["applied"] == POISONED + 2

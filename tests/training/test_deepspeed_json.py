@@ -51,12 +51,55 @@ def test_the_json_of_each_stage_is_the_golden_one(stage: int) -> None:
         ({"data_types": {"grad_accum_dtype": "bf16"}}, "precision"),
         ({"communication_data_type": "fp16"}, "precision"),
         ({"zero_optimization": {"stage": 1}}, r"sharding\.zero_stage"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme", "nvme_path": "/scratch"}}}, r"sharding\.offload"),
+        ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, r"sharding\.offload"),
     ],
 )
 def test_a_key_that_the_recipe_owns_is_refused_by_both_names(raw: dict[str, Any], owner: str) -> None:
     (key,) = raw
     with pytest.raises(ConfigError, match=rf"sharding\.deepspeed\.{key}.*{owner}"):
         deepspeed_config(recipe(raw=raw))
+
+
+def test_auto_leaves_a_key_to_the_recipe_wherever_it_stands() -> None:
+    raw = {
+        "train_batch_size": "auto",
+        "fp16": {"enabled": "auto", "loss_scale": "auto"},
+        "optimizer": {"type": "auto", "params": {"lr": "auto"}},
+        "zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto", "allgather_bucket_size": 5},
+    }
+    plain, merged = deepspeed_config(recipe()), deepspeed_config(recipe(raw=raw))
+    assert merged == plain | {"zero_optimization": plain["zero_optimization"] | {"allgather_bucket_size": 5}}
+
+
+def test_a_key_that_says_what_the_recipe_says_is_no_contradiction() -> None:
+    raw = {"train_batch_size": 32, "gradient_clipping": 0.7, "zero_optimization": {"stage": 3}}
+    more: dict[str, Any] = {"rows_per_step": 32, "optimiser": {"clip_norm": 0.7}}
+    assert deepspeed_config(recipe(3, raw=raw, **more)) == deepspeed_config(recipe(3, **more))
+    with pytest.raises(ConfigError, match=r"train_batch_size: contradicts the recipe, where rows_per_step is 16; remove the key, or set"):
+        deepspeed_config(recipe(3, raw=raw, **(more | {"rows_per_step": 16})))
+
+
+def test_what_is_offloaded_is_said_to_deepspeed() -> None:
+    to_cpu = {"device": "cpu", "pin_memory": True}
+    zero = [
+        deepspeed_config(recipe(3, sharding={"zero_stage": 3, "offload": offload}))["zero_optimization"]
+        for offload in ("none", "optimiser", "all")
+    ]
+    assert [(one.get("offload_optimizer"), one.get("offload_param")) for one in zero] == [(None, None), (to_cpu, None), (to_cpu, to_cpu)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload", "says"), [(0, "optimiser", "takes ZeRO 1 or more"), (2, "all", "takes ZeRO 3, but zero_stage is 2")]
+)
+def test_what_a_stage_cannot_offload_is_refused(stage: int, offload: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        recipe(sharding={"zero_stage": stage, "offload": offload})
+
+
+def test_one_worker_without_zero_has_nothing_to_offload() -> None:
+    with pytest.raises(ValueError, match=r"one worker runs without ZeRO \(sharding\.engine=deepspeed has it\)"):
+        recipe(workers={"count": 1}, sharding={"offload": "optimiser"})
 
 
 def test_a_group_that_is_no_group_is_refused() -> None:
@@ -89,8 +132,8 @@ def test_overlap_is_asked_for_only_with_gpus_and_partitioned_gradients() -> None
 
 # Fields of DeepSpeed's own ZeRO model that may keep their defaults, because none changes what is computed with our models.
 _NEUTRAL = {
-    "offload_param": "off",
-    "offload_optimizer": "off",
+    "offload_param": "sharding.offload",
+    "offload_optimizer": "sharding.offload",
     "zenflow": "off",
     "cpu_offload": "deprecated",
     "cpu_offload_param": "deprecated",

@@ -153,6 +153,17 @@ def test_a_second_micro_batch_finds_the_gradient_of_the_first() -> None:
     assert held(0, Way("runs", microbatches=2), micro=many).gradients == 400_000_000
 
 
+def test_what_is_offloaded_lies_in_the_nodes_memory_and_only_on_gpus() -> None:
+    share = 4 * 100_000_000 // 8
+    off = Way("runs", offload="optimiser")
+    assert [held(stage, off).host for stage in (None, 0, 1, 2, 3)] == [0, 0, 4 * share, 4 * share, 4 * share]
+    assert held(2).states - held(2, off).states == 3 * share
+    whole = held(3, Way("runs", offload="all"))
+    assert whole.host == 5 * share
+    assert held(3, off).states - whole.states == share
+    assert held(2, off, on_gpu=False) == held(2, on_gpu=False)
+
+
 def test_what_is_held_is_all_parts_and_more_on_a_cpu_than_on_a_gpu() -> None:
     found = held(2)
     assert found.tensors == found.states + found.gradients + found.activations + found.logits + found.communication
