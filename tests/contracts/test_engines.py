@@ -16,8 +16,9 @@ from tests.support.tiny import make_encoder, make_packed
 pytestmark = pytest.mark.slow
 STEPS = 12
 HALF, THREE_QUARTERS, POISONED = STEPS // 2, STEPS * 3 // 4, 4
-SHARDED = ["0-2", "1-2", "2-2", "3-2", "2-3", "2-2-optimiser", "3-2-all"]
-"""ZeRO stage, workers, what is offloaded."""
+SHARDED = [(0, 2), (1, 2), (2, 2), (3, 2), (2, 3)]  # ZeRO stage, workers
+CASES = [*(f"{stage}-{workers}" for stage, workers in SHARDED), "2-2-optimiser", "3-2-all"]
+"""The same, and what is offloaded."""
 Figures = dict[str, Any]
 
 
@@ -34,7 +35,7 @@ class Runs:
         self.poisoned = run_task(self.poison("torch", 0, 1))
         self.pretrained = run_task(self.pretrain("torch", 0, 1))
         gangs: dict[int, dict[str, Task]] = {2: {}, 3: {}}
-        for name in SHARDED:
+        for name in CASES:
             stage, workers, *offload = name.split("-")
             tasks, engine = gangs[int(workers)], ("deepspeed", int(stage), int(workers), *offload)
             tasks[f"whole-{name}"] = self.finetune(*engine)
@@ -64,7 +65,7 @@ class Runs:
 
     def pretrain(self, engine: str, stage: int, workers: int, offload: str = "none") -> Task:
         task = self.finetune(engine, stage, workers, offload, steps=HALF)
-        recipe = task["recipe"] | {"data": str(self._packed), "steps": HALF, "rows_per_step": 5, "rows_per_microbatch": 2}
+        recipe = task["recipe"] | {"data": str(self._packed), "steps": HALF, "rows_per_step": 7, "rows_per_microbatch": 2}
         return task | {"verb": "pretrain", "recipe": recipe}
 
     def back(self, name: str) -> Figures:
@@ -78,31 +79,34 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         yield Runs(tmp_path_factory.mktemp("engines"))
 
 
-@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("name", CASES)
 def test_a_sharded_engine_follows_the_reference(name: str, runs: Runs) -> None:
     found = runs.sharded[f"whole-{name}"]
     assert found["losses"] == pytest.approx(runs.whole["losses"], rel=1e-5)
     assert found["norms"] == pytest.approx(runs.whole["norms"], rel=1e-4)
     assert found["metrics"] == pytest.approx(runs.whole["metrics"], rel=1e-4)
     assert found["applied"] == STEPS
+    assert found["consumed"] == runs.whole["consumed"], "each step has the same rows"
 
 
-@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("name", CASES)
 def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_masks(name: str, runs: Runs) -> None:
     found = runs.sharded[f"pretrained-{name}"]
     assert found["losses"] == pytest.approx(runs.pretrained["losses"], rel=1e-5)
     assert found["norms"] == pytest.approx(runs.pretrained["norms"], rel=1e-4)
     assert found["metrics"] == pytest.approx(runs.pretrained["metrics"], rel=1e-4)
+    assert found["consumed"] == runs.pretrained["consumed"], "each step has the same rows and masks"
 
 
-@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("name", CASES)
 def test_a_sharded_engine_goes_on_from_the_reference_checkpoint_and_back(name: str, runs: Runs) -> None:
     sharded, plain = runs.sharded[f"resumed-{name}"], runs.back(name)
     assert sharded["losses"] + plain["losses"] == pytest.approx(runs.whole["losses"][HALF:], rel=1e-5)
+    assert sharded["consumed"] + plain["consumed"] == runs.whole["consumed"][HALF:]
     assert plain["applied"] == STEPS
 
 
-@pytest.mark.parametrize("name", [None, *SHARDED])
+@pytest.mark.parametrize("name", [None, *CASES])
 def test_every_engine_skips_a_gradient_that_is_not_finite(name: str | None, runs: Runs) -> None:
     found = runs.poisoned if name is None else runs.sharded[f"poisoned-{name}"]
     assert found["is_applied"] == [step != POISONED for step in range(POISONED + 3)]

@@ -80,6 +80,7 @@ def test_groups_and_optimisers_step_alike_in_every_engine_that_carries_them(name
     tolerance = 2e-3 if name == "muon" else 1e-5
     assert found["losses"] == pytest.approx(reference["losses"], rel=tolerance)
     assert found["norms"] == pytest.approx(reference["norms"], rel=10 * tolerance)
+    assert found["groups"] == reference["groups"], "decay and layer-wise rates are the recipe's"
 
 
 @pytest.mark.parametrize(("name", "stage", "workers"), CASES)
@@ -87,6 +88,7 @@ def test_checkpoints_of_any_optimiser_go_from_engine_to_engine(name: str, stage:
     sharded, plain = runs.sharded[f"resumed-{name}-{stage}-{workers}"], runs.back(name, stage, workers)
     tolerance = 2e-3 if name == "muon" else 1e-5
     assert sharded["losses"] + plain["losses"] == pytest.approx(runs.whole[name]["losses"][HALF:], rel=tolerance)
+    assert plain["groups"] == runs.whole[name]["groups"]
 
 
 @pytest.mark.parametrize(("stage", "workers"), SHARDED)

@@ -141,7 +141,7 @@ def test_keys_and_values_are_computed_where_it_would_not_be_the_same_or_not_pay(
     ragged, _ = first_tokens([1] * 20 + [100])
     assert not is_possible(ragged, linear, linear)
     sharded = nn.Linear(HIDDEN, HIDDEN)
-    sharded.weight.data = torch.empty(0)  # as ZeRO-3 holds it between calls
+    sharded.weight.ds_id = 7  # type: ignore[attr-defined]  # ZeRO-3's, whether it holds all of it now or not
     assert not is_possible(whole, linear, sharded)
     assert not is_possible(whole, linear, nn.Linear(HIDDEN, HIDDEN, bias=False))
 

@@ -1,8 +1,11 @@
-"""The long form of the engine contract and of recovery: ``make prove-training`` (20 to 30 minutes on two cores).
+"""The long form of the engine contract and of recovery: ``make prove-training`` (about half an hour on two cores).
 
 1. ZeRO 0, 1, 2 and 3 on two workers against the plain engine, over 200 steps of the same fine-tune: losses within 1e-5 relative over the
    first 20 steps and 1e-3 over all. Real reviews and the default encoder if they can be had, else generated ones.
-2. Runs on a private Ray of which one worker is killed at a random step, once each with the shipped recipes for fine-tuning (dropout on) and
+2. The same stages on one worker, two, three and five, pretraining a tiny encoder with layer-wise rates, groups with and without decay and a
+   frozen layer: the rows and masks of every step are those of the plain engine, and the losses as above. And runs that go from two workers
+   to one, to three and back to two: the same once more, and the groups' settings.
+3. Runs on a private Ray of which one worker is killed at a random step, once each with the shipped recipes for fine-tuning (dropout on) and
    for pretraining on real reviews, the others with a tiny encoder: every row once, and at the end the same bits as an undisturbed run, in
    parameters and optimiser state.
 
@@ -86,6 +89,65 @@ def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[Fi
         table.append(Finding(found_here, f"loss, steps 1-{steps}", max(differences), LIMIT))
     losses = found["plain"]["losses"]
     print(f"plain engine's loss: {losses[0]:.4f} at the first step, {sum(losses[-20:]) / len(losses[-20:]):.4f} over the last twenty")
+    return table
+
+
+SIZES, RESIZED = (1, 2, 3, 5), (2, 1, 3, 2)
+
+
+def prove_sizes(folder: Path, steps: int) -> list[Finding]:
+    """Rows, masks and losses at every stage and number of workers, and while that number changes."""
+    from tests.support.gang import run_gangs
+    from tests.support.tiny import make_encoder, make_packed
+
+    encoder = make_encoder(folder / "tiny")
+    own = {
+        "pretrain": {"data": str(make_packed(folder / "packed", encoder)), "steps": steps},
+        "finetune": {"data": {"train": "generated"}, "dropout": 0.0, "freeze": 1},
+    }
+
+    def task(verb: str, stage: int | None, workers: int, upto: int = steps, **more: Any) -> dict[str, Any]:
+        recipe = own[verb] | {
+            "encoder": str(encoder),
+            "rows_per_step": 7,
+            "rows_per_microbatch": 2,
+            "schedule": {"peak_lr": 1e-3},
+            "optimiser": {"layer_decay": 0.8, "weight_decay": 0.1, "clip_norm": 0.5},
+            "workers": {"count": workers},
+            "sharding": {"engine": "torch" if stage is None else "deepspeed", "zero_stage": stage or 0},
+        }
+        task = {"verb": verb, "encoder": str(encoder), "steps": upto, "total_steps": steps, "recipe": recipe, "evaluates": False}
+        return task | more
+
+    print(
+        f"sizes: {steps} steps each of ZeRO 0-3 on {', '.join(map(str, SIZES))} workers, and on {' → '.join(map(str, RESIZED))}", flush=True
+    )
+    cases = [(verb, stage) for verb in own for stage in range(4)]
+    gangs = {workers: {f"{verb}|ZeRO {stage}|{workers}": task(verb, stage, workers) for verb, stage in cases} for workers in SIZES}
+    gangs[1] |= {verb: task(verb, None, 1) for verb in own}
+    found = run_gangs(gangs, folder / "sizes", timeout_s=1800)
+    plain = {verb: found.pop(verb) for verb in own}
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for number, workers in enumerate(RESIZED, 1):
+        segment = {}
+        for verb, stage in cases:
+            place = folder / f"{verb}-{stage}"
+            before = {"start_from": f"{place}-{number - 1}"} if number > 1 else {}
+            upto = steps * number // len(RESIZED)
+            segment[f"{verb}|ZeRO {stage}"] = task(verb, stage, workers, upto, save_to=f"{place}-{number}", **before)
+        for name, run in run_gangs({workers: segment}, folder / f"segment-{number}", timeout_s=900).items():
+            parts.setdefault(f"{name}|{' → '.join(map(str, RESIZED))}", []).append(run)
+    for name, runs in parts.items():
+        found[name] = {key: [item for run in runs for item in run[key]] for key in ("losses", "consumed")} | {"groups": runs[-1]["groups"]}
+    table = []
+    for name, run in found.items():
+        verb, stage, workers = name.split("|")
+        differences, what = relative(run["losses"], plain[verb]["losses"]), f"tiny {verb}, {stage}, workers {workers}"
+        others = sum(mine != wanted for mine, wanted in zip(run["consumed"], plain[verb]["consumed"], strict=True))
+        table.append(Finding(what, "steps with other rows or masks", float(others), 0.0))
+        table.append(Finding(what, "group settings that differ", float(run["groups"] != plain[verb]["groups"]), 0.0))
+        table.append(Finding(what, f"loss, steps 1-{EARLY}", max(differences[:EARLY]), EARLY_LIMIT))
+        table.append(Finding(what, f"loss, steps 1-{steps}", max(differences), LIMIT))
     return table
 
 
@@ -252,7 +314,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="raybert-prove-training-") as name:
         folder = Path(name)
         encoder, data = material(folder, generated=given.generated)
-        table = prove_engines(folder, encoder, data, given.steps) if given.steps else []
+        table = [*prove_engines(folder, encoder, data, given.steps), *prove_sizes(folder, given.steps)] if given.steps else []
         for recovery in recoveries(folder, encoder, data, given.kills):
             table += prove_recovery(folder, recovery)
     code = judge(table)

@@ -6,6 +6,7 @@ tasks one after the other in one process group. ``run_task`` is one training run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -52,7 +53,8 @@ def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_
 
 
 def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
-    """Train; returns ``losses``, ``norms``, ``is_applied`` (one each a step), ``applied`` (steps), ``metrics`` and ``kept``.
+    """Train; returns ``losses``, ``norms``, ``is_applied`` (one each a step), ``applied`` (steps), ``metrics``, ``kept``, ``consumed`` (a
+    digest of each applied step's documents, masks and labels, over all ranks) and ``groups`` (what the optimiser's groups are set to).
 
     ``kept`` tells whether a poisoned step left this rank's parameters and optimiser state as they were; true without one.
     """
@@ -114,19 +116,47 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "applied": applied,
         "metrics": metrics,
         "kept": engine.total([float(watched.kept)])[0] == world_size,
+        "consumed": _over_ranks(watched.consumed, world_size),
+        "groups": sorted([group[key] for key in ("weight_decay", "multiplier", "lr")] for group in engine._optimiser.param_groups),
         "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
     }
 
 
+def _over_ranks(consumed: list[list[str]], world_size: int) -> list[str]:
+    """A digest a step, whichever rank had which document."""
+    import torch
+
+    everyone: list[Any] = [consumed] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(everyone, consumed)
+    steps = zip(*everyone, strict=True)
+    return [hashlib.sha256("".join(sorted(found for part in parts for found in part)).encode()).hexdigest() for parts in steps]
+
+
+def digests(batch: Any) -> list[str]:
+    """One for each document of a micro-batch: of its tokens, and of what is asked of which of them."""
+    import torch
+
+    documents = batch["documents"]
+    labels_N = torch.full((len(documents.ids_N),), -1.0, dtype=torch.float64)
+    labels_N[documents.asked_K] = batch["labels"].double()
+    lengths = [int(length) for length in documents.layout.lengths]
+    pieces = zip(documents.ids_N.split(lengths), labels_N.split(lengths), strict=True)
+    return [hashlib.sha256(ids.numpy().tobytes() + labels.numpy().tobytes()).hexdigest() for ids, labels in pieces]
+
+
 class _Poisoned:
-    """An engine of which one step's gradient is spoilt on the last rank."""
+    """An engine of which one step's gradient is spoilt on the last rank; it notes what each applied step consumed."""
 
     def __init__(self, engine: Any, start: int, step: int | None, poison: str, scratch: Path | None) -> None:
         self._engine, self._now, self._step, self._poison, self._scratch = engine, start, step, poison, scratch
         self.rank, self.world_size = engine.rank, engine.world_size
         self.total, self.kept = engine.total, True
+        self.consumed: list[list[str]] = []
+        self._batches: list[str] = []
 
     def accumulate(self, batch: Any, *, scale: float) -> float:
+        self._batches += digests(batch)
         if self._now != self._step or self.rank != self.world_size - 1:
             loss: float = self._engine.accumulate(batch, scale=scale)
             return loss
@@ -149,6 +179,9 @@ class _Poisoned:
             after = self._saved("after")
             self.kept = before.keys() == after.keys() and all(bool((before[name] == after[name]).all()) for name in before)
         self._now += 1
+        if found is not None and found.is_applied:
+            self.consumed.append(self._batches)
+        self._batches = []
         return found
 
     def _saved(self, name: str) -> dict[str, Any]:
