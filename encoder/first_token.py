@@ -15,16 +15,13 @@ from encoder.dropout import dropped
 from encoder.gather import fold
 from encoder.layout import Layout
 
+ALIKE = "computes_alike"
+
 
 def is_possible(layout: Layout, *projections: Any) -> bool:
-    """Whether one token a document is asked for, and the projections can be taken apart.
-
-    Not under ZeRO-3, whose parameters have a ``ds_id``. It holds only a part of a weight until its module is called. Even where all of
-    it is there (small ones, those fetched ahead), ranks have to call the same modules, or they gather different parameters and wait for
-    each other for ever; and whether there is one token a document is not the same on every rank.
-    """
+    """Whether one token a document is asked for, and the projections can be taken apart, which ``compute_alike`` forbids."""
     return layout.alone is not None and all(
-        type(part) is torch.nn.Linear and not hasattr(part.weight, "ds_id") and part.bias is not None for part in projections
+        type(part) is torch.nn.Linear and part.bias is not None and not hasattr(part, ALIKE) for part in projections
     )
 
 

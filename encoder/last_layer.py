@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from encoder.attention import attend
-from encoder.first_token import attend_from_first, is_possible
+from encoder.first_token import ALIKE, attend_from_first, is_possible
 from encoder.layout import Layout
 
 _Forward = Callable[..., Any]
@@ -46,6 +46,18 @@ def last_layer(base: Any) -> Any:
             if isinstance(layers, torch.nn.ModuleList) and len(layers):
                 return layers[-1]
     return None
+
+
+def compute_alike(model: Any) -> None:
+    """From now on, call the last layer's modules in the same order whatever the documents are.
+
+    For engines that communicate in the backward pass. Whether a micro-batch has one token asked for in each document is not the same on
+    every rank. Under ZeRO-2 gradients are summed over ranks in the order in which they come: in another order on one rank, those of keys
+    are added to those of values. Under ZeRO-3 ranks that call other modules gather other parameters, and wait for each other for ever.
+    """
+    layer = last_layer(model.base_model)
+    for module in () if layer is None else layer.modules():
+        setattr(module, ALIKE, True)
 
 
 def _form(layer: Any) -> _Forward | None:

@@ -78,7 +78,7 @@ class Footprint:
     resident: int
     """What the process holds in all: of its node's memory on a CPU, of its device's on a GPU."""
     host: int = 0
-    """Besides, of its node's memory: what a GPU has offloaded."""
+    """Besides, of its node's memory, of a worker with a GPU: what is offloaded, and the copy that checkpoints are written from."""
 
     @property
     def tensors(self) -> int:
@@ -115,7 +115,9 @@ def footprint(
     most = max((begin, first, end), key=lambda moment: moment.tensors)
     factor = _HELD_PER_BYTE_ON_GPUS if on_gpu else _HELD_PER_BYTE[stage]
     resident = round((_CUDA_CONTEXT if on_gpu else _CODE) + factor * most.tensors)
-    return Footprint(**{**vars(most), "resident": resident, "host": _offloaded(whole, workers, way)})
+    copy = round((1 + _MOMENTS) * whole / workers)  # of a checkpoint; at stage 0, too, each rank writes a part
+    host = {"host": _offloaded(whole, workers, way) + copy} if on_gpu else {"resident": resident + copy}
+    return Footprint(**{**vars(most), "resident": resident, **host})
 
 
 def state_bytes(stage: int | None, parameters: int, workers: int) -> int:

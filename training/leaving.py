@@ -23,8 +23,6 @@ _FACTOR = 2.0
 """On how long the last one took: on a node that is going others write theirs too."""
 _UNKNOWN_S = 30.0
 """Until a node goes of which Ray knows no deadline."""
-
-
 _TO_RESIZE_S = 600.0
 """In which a gang has to leave for one of another size; after that Ray ends it."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from encoder.last_layer import compute_alike
 from training.checkpoint import Checkpoint, Fragment, write_fragments
 from training.engine import WithObjective, clipped, moved, unscale
 from training.hardware import Precision
@@ -100,6 +101,8 @@ class DeepSpeedEngine:
         if checkpoint is not None:
             # Before ZeRO cuts the model up: afterwards every stage would need its own way to set parameters.
             checkpoint.load_parameters(model)
+        if self._stage >= 2:
+            compute_alike(model)
         wrapped = WithObjective(model.to(device), objective, precision)
         optimiser = new_optimiser(model, config, _clipping(config.clip_norm)) if self._stage == 0 else new_optimiser(model, config)
         self._kinds = state_kinds(model, optimiser)
@@ -148,7 +151,7 @@ class DeepSpeedEngine:
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         zero.averaged_gradients.clear()
-        if self._stage == 3:
+        if self._stage >= 2:
             zero._pre_step()  # the next backward overwrites its buffers instead of adding to them
         else:
             zero.all_grad_tensors.clear()

@@ -24,7 +24,7 @@ _PARTS = {
     "communication": "communication",
     "tensors": "tensors in all",
     "resident": "held by the process",
-    "host": "offloaded to the node",
+    "host": "and of the node",
 }
 
 

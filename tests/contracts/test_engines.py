@@ -16,6 +16,7 @@ from tests.support.tiny import make_encoder, make_packed
 pytestmark = pytest.mark.slow
 STEPS = 12
 HALF, THREE_QUARTERS, POISONED = STEPS // 2, STEPS * 3 // 4, 4
+PRETRAINING = 18
 SHARDED = [(0, 2), (1, 2), (2, 2), (3, 2), (2, 3)]  # ZeRO stage, workers
 CASES = [*(f"{stage}-{workers}" for stage, workers in SHARDED), "2-2-optimiser", "3-2-all"]
 """The same, and what is offloaded."""
@@ -64,8 +65,8 @@ class Runs:
         )
 
     def pretrain(self, engine: str, stage: int, workers: int, offload: str = "none") -> Task:
-        task = self.finetune(engine, stage, workers, offload, steps=HALF)
-        recipe = task["recipe"] | {"data": str(self._packed), "steps": HALF, "rows_per_step": 7, "rows_per_microbatch": 2}
+        task = self.finetune(engine, stage, workers, offload, steps=PRETRAINING)
+        recipe = task["recipe"] | {"data": str(self._packed), "steps": PRETRAINING, "rows_per_step": 7, "rows_per_microbatch": 2}
         return task | {"verb": "pretrain", "recipe": recipe}
 
     def back(self, name: str) -> Figures:
@@ -96,6 +97,7 @@ def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_
     assert found["norms"] == pytest.approx(runs.pretrained["norms"], rel=1e-4)
     assert found["metrics"] == pytest.approx(runs.pretrained["metrics"], rel=1e-4)
     assert found["consumed"] == runs.pretrained["consumed"], "each step has the same rows and masks"
+    assert found["unlike"] > 0, "a rank that could compute the last layer in a shorter way has to do as the others"
 
 
 @pytest.mark.parametrize("name", CASES)

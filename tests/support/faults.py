@@ -13,6 +13,7 @@ from typing import Any
 
 RANK = 1
 """That fails."""
+BEFORE_LEAVING = "before the decision to leave"
 POINTS = (
     "before the sum of a step",
     "in evaluation",
@@ -21,7 +22,7 @@ POINTS = (
     "before the report of a checkpoint",
     "in the report of a checkpoint",
     "after the report of a checkpoint",
-    "before the decision to leave",
+    BEFORE_LEAVING,
 )
 _CUSTOMIZE = """\
 import importlib.abc, importlib.util, sys
@@ -63,7 +64,7 @@ def plant(worker: Any) -> None:
     _fail_before(run, "_begin_checkpoint", "in the copy for a checkpoint", lambda self: self.engine.rank)
     _fail_before(saving, "finish", "in the writing of a checkpoint", lambda self: self._engine.rank if self._begun else None)
     _fail_before(run, "_reported", "before the report of a checkpoint", lambda self: self.engine.rank)
-    _fail_before(run, "leave", "before the decision to leave", lambda self: self.engine.rank if self.notice else None)
+    _fail_before(run, "leave", BEFORE_LEAVING, lambda self: self.engine.rank if self.notice else None)
     _fail_before(worker, "evaluate", "in evaluation", lambda: _rank())
     from ray import train
 

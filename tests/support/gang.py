@@ -54,7 +54,8 @@ def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_
 
 def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     """Train; returns ``losses``, ``norms``, ``is_applied`` (one each a step), ``applied`` (steps), ``metrics``, ``kept``, ``consumed`` (a
-    digest of each applied step's documents, masks and labels, over all ranks) and ``groups`` (what the optimiser's groups are set to).
+    digest of each applied step's documents, masks and labels, over all ranks), ``unlike`` (micro-batches in which some ranks have one token
+    asked for in each document and others have not) and ``groups`` (what the optimiser's groups are set to).
 
     ``kept`` tells whether a poisoned step left this rank's parameters and optimiser state as they were; true without one.
     """
@@ -117,6 +118,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "metrics": metrics,
         "kept": engine.total([float(watched.kept)])[0] == world_size,
         "consumed": _over_ranks(watched.consumed, world_size),
+        "unlike": _unlike(watched.alone, world_size),
         "groups": sorted([group[key] for key in ("weight_decay", "multiplier", "lr")] for group in engine._optimiser.param_groups),
         "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
     }
@@ -131,6 +133,15 @@ def _over_ranks(consumed: list[list[str]], world_size: int) -> list[str]:
         torch.distributed.all_gather_object(everyone, consumed)
     steps = zip(*everyone, strict=True)
     return [hashlib.sha256("".join(sorted(found for part in parts for found in part)).encode()).hexdigest() for parts in steps]
+
+
+def _unlike(alone: list[bool], world_size: int) -> int:
+    import torch
+
+    everyone: list[Any] = [alone] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(everyone, alone)
+    return sum(len(set(found)) > 1 for found in zip(*everyone, strict=True))
 
 
 def digests(batch: Any) -> list[str]:
@@ -154,8 +165,10 @@ class _Poisoned:
         self.total, self.kept = engine.total, True
         self.consumed: list[list[str]] = []
         self._batches: list[str] = []
+        self.alone: list[bool] = []
 
     def accumulate(self, batch: Any, *, scale: float) -> float:
+        self.alone.append(batch["documents"].layout.alone is not None)
         self._batches += digests(batch)
         if self._now != self._step or self.rank != self.world_size - 1:
             loss: float = self._engine.accumulate(batch, scale=scale)

@@ -156,12 +156,20 @@ def test_a_second_micro_batch_finds_the_gradient_of_the_first() -> None:
 def test_what_is_offloaded_lies_in_the_nodes_memory_and_only_on_gpus() -> None:
     share = 4 * 100_000_000 // 8
     off = Way("runs", offload="optimiser")
-    assert [held(stage, off).host for stage in (None, 0, 1, 2, 3)] == [0, 0, 4 * share, 4 * share, 4 * share]
+    assert [held(stage, off).host - held(stage).host for stage in (None, 0, 1, 2, 3)] == [0, 0, 4 * share, 4 * share, 4 * share]
     assert held(2).states - held(2, off).states == 3 * share
     whole = held(3, Way("runs", offload="all"))
-    assert whole.host == 5 * share
+    assert whole.host - held(3).host == 5 * share
     assert held(3, off).states - whole.states == share
     assert held(2, off, on_gpu=False) == held(2, on_gpu=False)
+
+
+def test_checkpoints_are_written_from_a_copy_of_a_workers_share() -> None:
+    share = 3 * 4 * 100_000_000 // 8
+    assert held(2).host == share
+    on_cpu = held(2, on_gpu=False)
+    assert on_cpu.host == 0
+    assert on_cpu.resident - held(2, on_gpu=False, workers=16).resident > share // 2
 
 
 def test_what_is_held_is_all_parts_and_more_on_a_cpu_than_on_a_gpu() -> None:
