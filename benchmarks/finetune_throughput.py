@@ -59,6 +59,7 @@ class Setting:
     dropout: float
     encoder: str = TOKENIZER
     warmup_share: float = 0.06
+    max_length: int = LENGTH
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def measure(
     dropout: float = 0.1,
     work: Path | None = None,
     encoder: str = TOKENIZER,
+    max_length: int = LENGTH,
     threads: int | None = None,
     seeds: Sequence[int] = SEEDS,
 ) -> list[Row]:
     """Both peers' rows, and in the full form that of the accuracy."""
-    threads, setting = threads or len(os.sched_getaffinity(0)), Setting(epochs, learning_rate, dropout, encoder)
+    threads, setting = threads or len(os.sched_getaffinity(0)), Setting(epochs, learning_rate, dropout, encoder, max_length=max_length)
     with tempfile.TemporaryDirectory() as scratch:
         found = prepare(data, setting, train_rows, Path(scratch))
         commands = {"ours": ours(found, setting, 0, threads)}
@@ -119,7 +121,7 @@ def prepare(file: Path | None, setting: Setting, train_rows: int | None, folder:
     data = read_labelled(config)
     split = data.test if len(data.test) else data.validation
     tokenizer = load_tokenizer(resolve(setting.encoder).location)
-    train_ids, test_ids = (tokenised(tokenizer, part, LENGTH)[0] for part in (data.train, split))
+    train_ids, test_ids = (tokenised(tokenizer, part, setting.max_length)[0] for part in (data.train, split))
     told = (
         f"{len(data.train):,} training rows of {'movie-review snippets' if file is None else file.stem}, {len(data.labels)} classes, "
         f"{sum(map(len, train_ids)) / len(train_ids):.1f} tokens in the mean; {len(split):,} test rows"
@@ -142,7 +144,7 @@ def recipe(file: Path, setting: Setting, seed: int) -> FinetuneConfig:
         "encoder": setting.encoder,
         "epochs": setting.epochs,
         "rows_per_step": ROWS_PER_STEP,
-        "max_length": LENGTH,
+        "max_length": setting.max_length,
         "dropout": setting.dropout,
         "seed": seed,
         "schedule": {"peak_lr": setting.peak_lr, "warmup_share": setting.warmup_share, "decay": "linear"},
@@ -206,7 +208,7 @@ def _rows(
             name,
             samples,
             goal_of(NAME, name),
-            note=f"{note} MiniLM, {ROWS_PER_STEP} rows in a step, at most {LENGTH} tokens, dropout {setting.dropout:g}, "
+            note=f"{note} MiniLM, {ROWS_PER_STEP} rows in a step, at most {setting.max_length} tokens, dropout {setting.dropout:g}, "
             f"{setting.epochs:g} epochs, learning rate {setting.peak_lr:g}. Data: {data.told}.",
             commands={"ours": shown(commands["ours"]), "peer": shown(commands[peer])},
             threads={"ours": threads, "peer": threads},
@@ -243,6 +245,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--dropout", type=float, default=0.1, help="of all sides; 0.1 is what the encoder's own configuration has")
+    parser.add_argument("--max-length", type=int, default=LENGTH, metavar="N", help="tokens of a row; those behind are cut")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="N", help="two commands with some each can use two cores")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished seeds, so that a run can be gone on with")
 

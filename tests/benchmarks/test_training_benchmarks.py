@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from benchmarks import finetune_throughput, pays_cells, peers, pretrain_throughput, pretraining_pays, time_to_loss
+from benchmarks import finetune_throughput, pays_cells, peers, pretrain_throughput, pretraining_pays, sharding_cost, time_to_loss
 from benchmarks.harness import HERE
 from benchmarks.pays_recipes import LABELS, RECIPES, Recipe, Stage
 from benchmarks.pretrain_throughput import Shape
@@ -101,6 +101,18 @@ def test_our_side_steps_tells_its_work_and_saves_what_transformers_loads(encoder
     assert 0.1 < about["mask_share"] < 0.16
     assert about["attended"] <= LENGTH
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "saved").config.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_sharded_and_replicated_sides_take_the_same_steps(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    data = pretrain_throughput.prepare(corpus, tmp_path, str(encoder))
+    found = []
+    for stage in (None, 2):
+        with Side(sharding_cost.command(data, 1, 32, stage, 1), threads=1) as side:
+            found.append(side.ask({"do": "steps", "count": 3}))
+        assert side.ended == 0
+    assert found[0]["tokens"] == found[1]["tokens"] == 3 * sharding_cost.WORKERS * sharding_cost.ROWS_EACH * LENGTH
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
 
 
 @pytest.mark.slow
