@@ -151,7 +151,7 @@ class DeepSpeedEngine:
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         zero.averaged_gradients.clear()
-        if self._stage >= 2:
+        if self._stage == 3:
             zero._pre_step()  # the next backward overwrites its buffers instead of adding to them
         else:
             zero.all_grad_tensors.clear()
