@@ -150,7 +150,9 @@ def digests(batch: Any) -> list[str]:
 
     documents = batch["documents"]
     labels_N = torch.full((len(documents.ids_N),), -1.0, dtype=torch.float64)
-    labels_N[documents.asked_K] = batch["labels"].double()
+    # With next-sentence prediction, first tokens are asked for besides the masked ones.
+    places_M = documents.asked_K[batch["masked"]] if "masked" in batch else documents.asked_K
+    labels_N[places_M] = batch["labels"].double()
     lengths = [int(length) for length in documents.layout.lengths]
     pieces = zip(documents.ids_N.split(lengths), labels_N.split(lengths), strict=True)
     return [hashlib.sha256(ids.numpy().tobytes() + labels.numpy().tobytes()).hexdigest() for ids, labels in pieces]
