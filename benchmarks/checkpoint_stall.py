@@ -10,14 +10,12 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import run, take_turns
-from benchmarks.recovery import LONGEST, ROWS_PER_STEP, Steps, peers_command, reviews, side
-from benchmarks.rows import Row, Samples, goal_of, row
-from benchmarks.texts import TOKENIZER
+from benchmarks.recovery import Steps, compared, peers_command, recipe, reviews, side
+from benchmarks.rows import Row
 from foundation.records import Tail
 
 NAME = "checkpoint_stall"
@@ -40,26 +38,17 @@ def measure(quick: bool) -> list[Row]:
             {"ours": lambda: ours(scratch, data, notes), "peer": lambda: peer(scratch, data)}, 1 if quick else ROUNDS, warmup=0
         )
     told = f"MiniLM, ZeRO-2, two workers, {CHECKPOINTS - 1} checkpoints a round. Ours: {'; '.join(notes)}. Peer: Ray Train with DeepSpeed."
-    return [
-        row(
-            name,
-            Samples(*(tuple(100 * stalled / cadence for stalled in taken[side]) for side in ("ours", "peer"))),
-            goal_of(NAME, name),
-            note=told,
-            commands={"ours": "raybert finetune", "peer": "python benchmarks/programs/recovery_ray_deepspeed.py"},
-            threads={"ours": 1, "peer": 1},
-            peer_versions={package: metadata.version(package) for package in ("ray", "deepspeed")},
-        )
-        for name, cadence in ROWS.items()
-    ]
+    shares = {
+        name: {side: [100 * stalled / cadence for stalled in found] for side, found in taken.items()} for name, cadence in ROWS.items()
+    }
+    return [compared(NAME, name, share, told, "recovery_ray_deepspeed") for name, share in shares.items()]
 
 
 def ours(scratch: Path, data: Path, notes: list[str]) -> float:
     """Seconds for which a checkpoint holds the steps up."""
     home = Path(tempfile.mkdtemp(dir=scratch))
-    told = [f"data.train={data}", f"encoder={TOKENIZER}", f"rows_per_step={ROWS_PER_STEP}", f"max_length={LONGEST}", "epochs=100"]
-    told += [f"checkpoint.every_s={CADENCE_S}", "checkpoint.every_steps=1000000", "sharding.zero_stage=2"]
-    command = [sys.executable, "-m", "raybert", "finetune", "--name", "r", *told, "workers.count=2", "workers.cpus_each=1"]
+    gang = ["workers.count=2", "workers.cpus_each=1", "sharding.zero_stage=2"]
+    command = [sys.executable, "-m", "raybert", "finetune", "--name", "r", *recipe(data, CADENCE_S), *gang]
     with side(command, home) as process:
         steps = Steps(Tail(home / "runs" / "r" / "metrics.jsonl"), process)
         steps.wait("checkpoints", lambda: len(steps.checkpoints) >= CHECKPOINTS)

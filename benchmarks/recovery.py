@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -92,22 +92,24 @@ def measure(quick: bool) -> list[Row]:
     elastic = f"{model}. Failure detection {DETECTION_S:g} s, resize interval {RESIZE_S:g} s"
     rays = f"the same run under Ray Train's own policy, start timeout {PEERS_START_S:g} s"
     return [
-        _row(
+        compared(
+            NAME,
             "worker_killed",
             killed,
             f"{model}; the peer's each {SAVE_STEPS} steps. Peer: Ray Train with DeepSpeed.",
             "recovery_ray_deepspeed",
         ),
-        _row("node_lost", lost, f"{elastic}. Peer: {rays}.", "recovery_rays_policy"),
-        _row("node_returned", returned, f"{elastic}. Peer: {rays}.", "recovery_rays_policy"),
+        compared(NAME, "node_lost", lost, f"{elastic}. Peer: {rays}.", "recovery_rays_policy"),
+        compared(NAME, "node_returned", returned, f"{elastic}. Peer: {rays}.", "recovery_rays_policy"),
     ]
 
 
-def _row(name: str, taken: Any, note: str, peer: str) -> Row:
+def compared(benchmark: str, name: str, taken: Mapping[str, Sequence[float]], note: str, peer: str) -> Row:
+    """A row of figures by side; ``peer`` is the peer's program."""
     return row(
         name,
         Samples(tuple(taken["ours"]), tuple(taken["peer"])),
-        goal_of(NAME, name),
+        goal_of(benchmark, name),
         note=note,
         commands={"ours": "raybert finetune", "peer": f"python benchmarks/programs/{peer}.py"},
         threads={"ours": 1, "peer": 1},
@@ -124,10 +126,10 @@ def reviews(folder: Path) -> Path:
     return folder / "reviews.csv"
 
 
-def recipe(data: Path) -> list[str]:
-    """Ours, as overrides."""
+def recipe(data: Path, every_s: float = SAVE_S) -> list[str]:
+    """Ours, as overrides, with a checkpoint each ``every_s``."""
     told = [f"data.train={data}", f"encoder={TOKENIZER}", f"rows_per_step={ROWS_PER_STEP}", f"max_length={LONGEST}", "epochs=100"]
-    told += [f"checkpoint.every_s={SAVE_S}", "checkpoint.every_steps=1000000", "record_rows=true", "workers.max_failures=100"]
+    told += [f"checkpoint.every_s={every_s}", "checkpoint.every_steps=1000000", "record_rows=true", "workers.max_failures=100"]
     return told
 
 

@@ -88,25 +88,22 @@ class Ledger:
             self._spent = replace(spent, data=spent.data + data, compute=spent.compute + row["seconds"] - data)
             self._after[row["step"] + 1] = self._spent
         elif event in ("evaluation", "checkpoint", "unwritten"):
-            evaluation, writing = row.get("evaluation_seconds", 0.0), row.get("checkpoint_seconds", 0.0)
-            self._spent = replace(spent, evaluation=spent.evaluation + evaluation, checkpoint=spent.checkpoint + writing)
+            step, writing = row["step"], row.get("checkpoint_seconds", 0.0)
+            spent = replace(spent, evaluation=spent.evaluation + row.get("evaluation_seconds", 0.0))
             if event == "evaluation":
-                self._after[row["step"]] = self._spent
+                self._after[step] = spent
             # Older records have one row for both.
             if event == "checkpoint" or (event == "evaluation" and writing):
-                self._keep(row["step"], writing)
+                then = self._after.get(step, spent)
+                self._at[step] = replace(then, checkpoint=then.checkpoint + writing)
+                self._after = {done: kept for done, kept in self._after.items() if done > step}
+            self._spent = replace(spent, checkpoint=spent.checkpoint + writing)
         self._last = max(self._last, row["time"])
 
     def split(self, until: float | None = None) -> Goodput:
         """The parts up to ``until`` (Unix seconds; default: the last row)."""
         wall = max(self._last, until or 0.0) - self._started - self._undriven
         return replace(self._spent, other=max(0.0, wall - self._spent.seconds))
-
-    def _keep(self, step: int, writing: float) -> None:
-        """A checkpoint is whole."""
-        then = self._after.get(step, self._spent)
-        self._at[step] = then if then is self._spent else replace(then, checkpoint=then.checkpoint + writing)
-        self._after = {done: spent for done, spent in self._after.items() if done > step}
 
     def _back_to(self, step: int) -> Goodput:
         """What has been spent, with the work after ``step`` moved to ``lost``."""

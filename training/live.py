@@ -239,25 +239,26 @@ class _Lines:
 def _told(view: View, row: Mapping[str, Any]) -> View:
     """The view after ``row``; failures, restarts, waits for nodes, and what is wrong with a checkpoint, are said at once."""
     after = seen(view, row)
-    if row["event"] == "damaged":
-        say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
-    if row["event"] == "unwritten":
-        say(f"{view.what}: warning: the checkpoint at step {row['step']} could not be written: {row['reason']}; the one before stays")
-    if row["event"] == "leaving" and not row["ranks"]:
-        say(f"{view.what}: there is room for another number of workers; these leave with a checkpoint at step {row['step']}")
-    elif row["event"] == "leaving":
-        what = f"the node of {' and '.join(f'rank {rank}' for rank in row['ranks'])} goes in {row['seconds']:.0f} s"
-        if row["leaves"]:
-            say(f"{view.what}: warning: {what}; the workers leave it with a checkpoint at step {row['step']}")
-        else:
-            say(f"{view.what}: warning: {what}, too soon for a checkpoint, which may take {row['needed_s']:.0f} s; goes on until then")
-    if row["event"] == "failure":
-        failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
-        say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")
-    if row["event"] == "waiting":
-        say(f"{view.what}: waits for {row['least']} workers; the cluster's nodes have room for {row['room']} beside what else runs there")
-    if row["event"] == "attempt" and row["step"] > 0:
-        say(f"{view.what}: goes on from the checkpoint at step {row['step']} with {_workers(after)}")
+    match row["event"]:
+        case "damaged":
+            say(f"{view.what}: warning: {row['reason']}; goes on from step {row['step']}")
+        case "unwritten":
+            say(f"{view.what}: warning: the checkpoint at step {row['step']} could not be written: {row['reason']}; the one before stays")
+        case "leaving" if not row["ranks"]:
+            say(f"{view.what}: there is room for another number of workers; these leave with a checkpoint at step {row['step']}")
+        case "leaving":
+            going = f"the node of {' and '.join(f'rank {rank}' for rank in row['ranks'])} goes in {row['seconds']:.0f} s"
+            leaves = f"; the workers leave it with a checkpoint at step {row['step']}"
+            stays = "" if row["leaves"] else f", too soon for a checkpoint, which may take {row['needed_s']:.0f} s; goes on until then"
+            say(f"{view.what}: warning: {going}{stays or leaves}")
+        case "failure":
+            failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
+            say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")
+        case "waiting":
+            room = f"the cluster's nodes have room for {row['room']} beside what else runs there"
+            say(f"{view.what}: waits for {row['least']} workers; {room}")
+        case "attempt" if row["step"] > 0:
+            say(f"{view.what}: goes on from the checkpoint at step {row['step']} with {_workers(after)}")
     return after
 
 

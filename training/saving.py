@@ -144,6 +144,11 @@ class Saving:
         self._begun = _Begun(folder, progress, figures, time.perf_counter() - began)
         return before
 
+    @property
+    def step(self) -> int | None:
+        """Steps that were done when what is being written was begun; None while nothing is."""
+        return self._begun.progress.step if self._begun else None
+
     def signal(self) -> float:
         """1 when this rank has written its share, else 0."""
         return float(self._writer.is_done)

@@ -150,9 +150,8 @@ class _Run:
         self.telemetry = Telemetry(folder.name, engine.rank)
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
-        # Steps that were done when the last checkpoint was begun, and of the last whole one, and how long that took.
-        self.begun = self.saved = -1
         self.saved_in_s: float | None = None
+        """That the last checkpoint took until it was whole."""
         self.notice: leaving.Notice | None = None
         self.has_decided = False
         self.saving = Saving(
@@ -248,14 +247,13 @@ class _Run:
         if self.metrics:
             self.metrics.write("leaving", step=done, leaves=leaves, **asdict(decision))
         if leaves:
-            if self.begun != done:
+            if self.saving.step != done:
                 self._begin_checkpoint({})
-            self._tell(self.saving.finish())
-            if self.saved == done:
+            if self.finish() is None:
                 raise leaving.LeftError(f"with the checkpoint at step {done}")
 
     def finish(self) -> str | None:
-        """Wait for the last checkpoint; collective. Returns what went wrong if it could not be written."""
+        """Wait for the checkpoint that is being written; collective. Returns what went wrong if it could not be."""
         self._tell(sealed := self.saving.finish())
         return f"the checkpoint at step {sealed.step} could not be written: {sealed.error}" if sealed and sealed.error else None
 
@@ -291,14 +289,13 @@ class _Run:
 
     def _begin_checkpoint(self, figures: dict[str, float]) -> None:
         self._tell(self.saving.begin(self.progress, ranked(figures, self.recipe)))
-        self.begun = self.progress.step
 
     def _tell(self, sealed: Sealed | None) -> None:
         if sealed is None:
             return
         seconds = {"checkpoint_seconds": sealed.stalled_s, "written_seconds": sealed.written_s}
         if not sealed.error:
-            self.saved, self.saved_in_s = sealed.step, sealed.stalled_s + sealed.written_s
+            self.saved_in_s = sealed.stalled_s + sealed.written_s
         if self.metrics and sealed.error:
             self.metrics.write("unwritten", step=sealed.step, reason=sealed.error, **seconds)
         elif self.metrics:

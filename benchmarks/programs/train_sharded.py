@@ -14,19 +14,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.programs.train_ours import Run, some
+from benchmarks.programs.train_ours import CPU, Run, some
 from benchmarks.programs.turns import conversation
 from cluster.ports import free_port
 from training.assembly import Assembly
-from training.checkpoint import Fragment
 from training.config import PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
 from training.engine import WithObjective, clipped
@@ -38,11 +36,9 @@ from training.optimiser_config import OptimiserConfig
 from training.optimisers import new_optimiser, set_rates
 from training.preparation import prepare
 
-CPU = torch.device("cpu")
-
 
 class Replicated:
-    """An engine of our contract as torch's documentation has it: DistributedDataParallel, its gradients views of its buckets."""
+    """What the loop calls of an engine, as torch's documentation has it: DistributedDataParallel, its gradients views of its buckets."""
 
     def __init__(self, model: nn.Module, objective: ModelObjective, config: OptimiserConfig) -> None:
         self.rank, self.world_size, self.device = torch.distributed.get_rank(), torch.distributed.get_world_size(), CPU
@@ -74,22 +70,6 @@ class Replicated:
         tensor = torch.tensor(values, dtype=torch.float64)
         torch.distributed.all_reduce(tensor)
         return list(tensor.tolist())
-
-    def evaluate(self, batch: Batch) -> list[float]:
-        """Not asked for here."""
-        raise NotImplementedError
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Parameter name to shape."""
-        return {name: tuple(parameter.shape) for name, parameter in self._model.named_parameters()}
-
-    def fragments(self) -> Iterator[Fragment]:
-        """Not asked for here."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> dict[str, Any]:
-        """Not asked for here."""
-        raise NotImplementedError
 
 
 def engine(stage: int | None, assembly: Assembly, recipe: RunConfig) -> Any:

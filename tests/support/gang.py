@@ -103,11 +103,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     applied = reports[-1].optimiser_steps
     if task.get("save_to"):
         folder = Path(task["save_to"])
-        files = engine.save(folder)
-        if world_size > 1:
-            everyone: list[Any] = [None] * world_size
-            torch.distributed.all_gather_object(everyone, files)
-            files = {name: entry for entries in everyone for name, entry in entries.items()}
+        files = {name: entry for entries in _everyone(engine.save(folder), world_size) for name, entry in entries.items()}
         if rank == 0:
             write_manifest(folder, Progress(task["steps"], applied, guard=reports[-1].memory), files, engine.shapes(), {"test": True})
     return {
@@ -118,30 +114,26 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "metrics": metrics,
         "kept": engine.total([float(watched.kept)])[0] == world_size,
         "consumed": _over_ranks(watched.consumed, world_size),
-        "unlike": _unlike(watched.alone, world_size),
+        "unlike": sum(len(set(found)) > 1 for found in zip(*_everyone(watched.alone, world_size), strict=True)),
         "groups": sorted([group[key] for key in ("weight_decay", "multiplier", "lr")] for group in engine._optimiser.param_groups),
         "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
     }
 
 
+def _everyone(value: Any, world_size: int) -> list[Any]:
+    """Each rank's value, in the order of ranks."""
+    import torch
+
+    everyone = [value] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(everyone, value)
+    return everyone
+
+
 def _over_ranks(consumed: list[list[str]], world_size: int) -> list[str]:
     """A digest a step, whichever rank had which document."""
-    import torch
-
-    everyone: list[Any] = [consumed] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(everyone, consumed)
-    steps = zip(*everyone, strict=True)
+    steps = zip(*_everyone(consumed, world_size), strict=True)
     return [hashlib.sha256("".join(sorted(found for part in parts for found in part)).encode()).hexdigest() for parts in steps]
-
-
-def _unlike(alone: list[bool], world_size: int) -> int:
-    import torch
-
-    everyone: list[Any] = [alone] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(everyone, alone)
-    return sum(len(set(found)) > 1 for found in zip(*everyone, strict=True))
 
 
 def digests(batch: Any) -> list[str]:
