@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foundation.errors import InputError
 from foundation.progress import say
 
 CALLER_REPORTS = "RAYBERT_CALLER_REPORTS"
@@ -46,6 +47,16 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 
     plain = json.loads(json.dumps(plan, default=str))
     show({"dry_run": True, **plain}, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip(), as_json=as_json)
+
+
+def require_absent(target: Path) -> None:
+    """Refuse to write a folder over what is there.
+
+    Raises:
+        InputError: Something is.
+    """
+    if target.exists():
+        raise InputError(f"{target}: exists already; give a folder that does not")
 
 
 def warn(findings: Iterable[Mapping[str, Any]]) -> None:

@@ -167,6 +167,10 @@ class Checkpoint:
         """Whether optimiser state is in it; not so at step 0."""
         return self.progress.optimiser_steps > 0
 
+    def kinds(self, name: str) -> frozenset[str]:
+        """What is kept of a tensor."""
+        return frozenset(self._kinds[name])
+
     def holds(self, kind: str, name: str) -> bool:
         """Whether something of this kind is kept of the tensor."""
         return kind in self._kinds[name]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foundation.errors import ConfigError, RegistryError
-from raybert.options import AsJson, DryRun, show, show_plan
+from raybert.options import AsJson, DryRun, require_absent, show, show_plan
 
 app = typer.Typer(help="List, compare, import, promote and export models.", no_args_is_help=True, rich_markup_mode=None)
 COMMANDS = {"models": app}
@@ -131,8 +131,7 @@ def export(
 
     if form not in ("safetensors", "onnx"):
         raise ConfigError(f"--format: found {form!r}, expected safetensors or onnx")
-    if target.exists():
-        raise RegistryError(f"{target}: exists already; give a folder that does not")
+    require_absent(target)
     bundle = resolve(ref).bundle
     if bundle is None:
         raise RegistryError(f"{ref}: not a bundle; nothing to export")

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raybert.options import AsJson, DryRun, show
+from foundation.errors import DataError
+from raybert.options import AsJson, DryRun, require_absent, show
 
-app = typer.Typer(help="List training runs, show one, write its report, remove what is old.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
+
+app = typer.Typer(
+    help="List training runs, show one, write its report, export and import checkpoints, remove what is old.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 COMMANDS = {"runs": app}
 
 RunRef = Annotated[str, typer.Argument(help="Run id, an unambiguous part of it, or the run's folder.", metavar="RUN")]
@@ -84,6 +92,99 @@ def report(
     run = open_run(ref)
     written = write_report(run, out.absolute() if out else None)
     show({"run_id": run.run_id, "report": str(written)}, f"report of {run.run_id}: {written}", as_json=as_json)
+
+
+@app.command("export")
+def export_run(
+    ref: Annotated[str, typer.Argument(help="Run id, an unambiguous part of it, or a checkpoint's folder.", metavar="RUN")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    step: Annotated[int | None, typer.Option("--step", help="Of a run, the checkpoint of that step. Default: the last.")] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a checkpoint (parameters and optimiser state) in DeepSpeed's universal form, for a program that trains with DeepSpeed alone.
+
+    It is loaded with "checkpoint": {"load_universal": true} in the DeepSpeed JSON, at any ZeRO stage from 1 on and any number of GPUs.
+
+    Example: raybert runs export pretrain-20260101-120000-abcdef universal
+    """
+    from training.universal import check_exportable, export_universal
+
+    require_absent(target)
+    checkpoint = _checkpoint_of(ref, step)
+    check_exportable(checkpoint)
+    found = {"from": checkpoint.folder, "to": target.absolute(), "step": checkpoint.progress.step, "dry_run": dry_run}
+    text = f"checkpoint of step {checkpoint.progress.step}, {checkpoint.folder}"
+    if dry_run:
+        show(found, f"would export the {text} to {found['to']}", as_json=as_json)
+        return
+    written = export_universal(checkpoint, target.absolute())
+    show(
+        found | {"tensors": written.tensors, "parameters": written.parameters},
+        f"exported the {text}\n{written.parameters:,} parameters in {written.tensors} tensors, with optimiser state: {written.folder}",
+        as_json=as_json,
+    )
+
+
+@app.command("import")
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="Folder of a universal checkpoint, as DeepSpeed's ds_to_universal.py writes it.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    step: Annotated[
+        int | None, typer.Option("--step", min=0, help="Step of the recipe to go on at. Default: the steps that were done.")
+    ] = None,
+    strip: Annotated[str, typer.Option("--strip", help="Beginning of every parameter's name to take off, such as 'model.'.")] = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a universal checkpoint of DeepSpeed into one that runs go on from, with start_from.
+
+    Nothing that the files name is executed.
+
+    Example: raybert runs import universal/global_step1000 imported --strip model.
+    Example: raybert pretrain -c recipe.yaml start_from=imported
+    """
+    from training.universal import Universal, import_universal
+
+    require_absent(target)
+    universal = Universal(source)
+    at = universal.step if step is None else step
+    found = {
+        "from": universal.folder,
+        "to": target.absolute(),
+        "step": at,
+        "optimiser_steps": universal.optimiser_steps,
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        show(
+            found, f"would import {universal.folder}, {universal.optimiser_steps} steps of the optimiser, to {found['to']}", as_json=as_json
+        )
+        return
+    written = import_universal(universal, target.absolute(), step=step, strip=strip)
+    show(
+        found | {"tensors": written.tensors, "parameters": written.parameters},
+        f"imported {written.parameters:,} parameters in {written.tensors} tensors, {universal.optimiser_steps} steps of the optimiser\n"
+        f"to go on at step {at}: start_from={written.folder}",
+        as_json=as_json,
+    )
+
+
+def _checkpoint_of(ref: str, step: int | None) -> Checkpoint:
+    from training.checkpoint import MANIFEST, Checkpoint, first_whole
+    from training.runs import checkpoints, open_run, step_of
+
+    if (folder := Path(ref).expanduser() / MANIFEST).is_file():
+        return Checkpoint.open(folder.parent)
+    run = open_run(ref)
+    of_run = checkpoints(run.folder)
+    wanted = [path for path in of_run if step is None or step_of(path) == step]
+    found, damaged = first_whole(wanted)
+    if found is None:
+        there = ", ".join(str(step_of(path)) for path in of_run) or "none"
+        told = "; ".join(damaged) or f"--step: {step}: no checkpoint of that step" if of_run else "no checkpoint is left of it"
+        raise DataError(f"{run.run_id}: {told}; checkpoints of steps: {there}")
+    return found
 
 
 @app.command()

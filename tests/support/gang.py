@@ -17,13 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.support.plain_deepspeed import run_plain
+
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("good", "bad", "movie", "awful", "great", "this", "is")
 Task = dict[str, Any]
 """``verb``, ``encoder`` (folder), ``recipe``, ``steps``; perhaps ``total_steps`` (of the schedule), ``start_from`` and ``save_to``
 (checkpoint folders), ``poisoned`` and ``scratch`` (a step whose gradient is spoilt on the last rank, and where states are kept to be
 compared), ``poison`` (``gradient``: not finite, with a loss that tells nothing of it; ``loss``: huge, with a loss that is not finite),
-``loss_scale`` (factor and finite steps). A recipe whose data is not there trains on sixty generated texts."""
+``loss_scale`` (factor and finite steps). A recipe whose data is not there trains on sixty generated texts. With the verb
+``plain_deepspeed``: what ``run_plain`` takes."""
 
 
 def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_s: float = 240) -> dict[str, dict[str, Any]]:
@@ -239,7 +242,7 @@ def _rank(rank: int, world_size: int, tasks: Mapping[str, Task], folder: Path) -
     rendezvous = f"file://{folder}/rendezvous-{world_size}"
     torch.distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world_size)
     for name, task in tasks.items():
-        found = run_task(task, rank, world_size)
+        found = run_plain(task, rank, world_size) if task["verb"] == "plain_deepspeed" else run_task(task, rank, world_size)
         if rank == 0:
             (folder / f"{name}.json").write_text(json.dumps(found))
     torch.distributed.barrier()

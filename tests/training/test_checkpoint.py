@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.errors import RunError
-from training.checkpoint import KINDS, MANIFEST, Checkpoint, Fragment, Progress, write_fragments, write_manifest
+from tests.support.fragments import SHAPES, tensors, whole, write
+from training.checkpoint import MANIFEST, Checkpoint, Progress
 from training.guard import Memory
-
-SHAPES: dict[str, tuple[int, ...]] = {"body.weight": (5, 7), "body.bias": (7,), "scale": ()}
-
-
-def tensors() -> dict[str, dict[str, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    return {name: {kind: torch.randn(shape, generator=generator) for kind in KINDS} for name, shape in SHAPES.items()}
-
-
-def write(folder: Path, ranks: Sequence[Sequence[tuple[str, int, int]]], *, progress: Progress | None = None) -> Path:
-    """Write a checkpoint; each rank owns (name, start, end) stretches."""
-    held = tensors()
-    files: dict[str, Any] = {}
-    for rank, stretches in enumerate(ranks):
-        fragments = [
-            Fragment(name, start, {kind: tensor.reshape(-1)[start:end] for kind, tensor in held[name].items()})
-            for name, start, end in stretches
-        ]
-        files |= write_fragments(folder, rank, fragments)
-    write_manifest(folder, progress or Progress(4, 3, ((2, 0.5),)), files, SHAPES, {"engine": "test"})
-    return folder
-
-
-def whole() -> list[list[tuple[str, int, int]]]:
-    return [[("body.weight", 0, 35), ("scale", 0, 1)], [("body.bias", 0, 7)]]
 
 
 @st.composite
