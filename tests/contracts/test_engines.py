@@ -12,6 +12,7 @@ import pytest
 from tests.support.gang import Task, run_gangs, run_task
 from tests.support.steps import one_thread
 from tests.support.tiny import make_encoder, make_packed
+from training.footprint import state_bytes
 
 pytestmark = pytest.mark.slow
 STEPS = 12
@@ -98,6 +99,12 @@ def test_a_sharded_engine_follows_the_reference_with_a_tied_decoder_and_unequal_
     assert found["metrics"] == pytest.approx(runs.pretrained["metrics"], rel=1e-4)
     assert found["consumed"] == runs.pretrained["consumed"], "each step has the same rows and masks"
     assert found["unlike"] > 0, "a rank that could compute the last layer in a shorter way has to do as the others"
+
+
+@pytest.mark.parametrize(("stage", "workers"), SHARDED)
+def test_a_worker_holds_what_zeros_formula_says(stage: int, workers: int, runs: Runs) -> None:
+    found = runs.sharded[f"whole-{stage}-{workers}"]
+    assert found["held_bytes"] == pytest.approx(state_bytes(stage, found["parameters"], workers), rel=0.05)
 
 
 @pytest.mark.parametrize("name", CASES)

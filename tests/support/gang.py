@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def run_gangs(gangs: Mapping[int, Mapping[str, Task]], folder: Path, *, timeout_
 def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     """Train; returns ``losses``, ``norms``, ``is_applied`` (one each a step), ``applied`` (steps), ``metrics``, ``kept``, ``consumed`` (a
     digest of each applied step's documents, masks and labels, over all ranks), ``unlike`` (micro-batches in which some ranks have one token
-    asked for in each document and others have not) and ``groups`` (what the optimiser's groups are set to).
+    asked for in each document and others have not), ``groups`` (what the optimiser's groups are set to), ``parameters`` and ``held_bytes``
+    (when the last step's gradient is there, of the rank that holds most).
 
     ``kept`` tells whether a poisoned step left this rank's parameters and optimiser state as they were; true without one.
     """
@@ -120,7 +122,26 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "unlike": sum(len(set(found)) > 1 for found in zip(*_everyone(watched.alone, world_size), strict=True)),
         "groups": sorted([group[key] for key in ("weight_decay", "multiplier", "lr")] for group in engine._optimiser.param_groups),
         "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
+        "parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
+        "held_bytes": max(_everyone(watched.held_bytes, world_size)),
     }
+
+
+def held_bytes(engine: Any) -> int:
+    """Of one rank, of parameters, their gradients, ZeRO's fp32 partition and what the optimiser keeps, each storage once."""
+    zero, found = getattr(engine, "_zero", None), []
+    for parameter in engine._parameters.values() if zero else engine.model.parameters():
+        found += [getattr(parameter, "ds_tensor", parameter), parameter.grad]
+    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"):
+        found += getattr(zero, name, [])
+    for name in ("averaged_gradients", "all_grad_tensors"):
+        found += [tensor for group in getattr(zero, name, {}).values() for tensor in group or ()]
+    found.append(getattr(zero, "grad_partitions_flat_buffer", None))
+    found += [tensor for state in engine._optimiser.state.values() for tensor in state.values()]
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in found if tensor is not None and tensor.ndim
+    }
+    return sum(storages.values())
 
 
 def _everyone(value: Any, world_size: int) -> list[Any]:
@@ -162,6 +183,7 @@ class _Poisoned:
         self.total, self.kept = engine.total, True
         self.consumed: list[list[str]] = []
         self._batches: list[str] = []
+        self.held_bytes = 0
         self.alone: list[bool] = []
 
     def accumulate(self, batch: Any, *, scale: float) -> float:
@@ -175,6 +197,7 @@ class _Poisoned:
         return 0.0 if is_silent else float("nan")
 
     def apply(self, *, learning_rate: float) -> Any:
+        self.held_bytes = held_bytes(self._engine)  # gradients are there, and from the second step on moments too
         return self._watched(partial(self._engine.apply, learning_rate=learning_rate))
 
     def discard(self) -> None:
