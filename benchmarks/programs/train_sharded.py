@@ -3,7 +3,7 @@
 Argument: JSON with ``recipe``, ``workers``, ``threads`` (of each rank) and ``stage`` (of ZeRO; null is DistributedDataParallel). Only what
 shares the work differs: model, loss, optimiser, rows and loop are the same.
 
-Requests: ``steps`` (at most ``count``).
+Requests: ``steps`` (at most ``count``), ``held`` (bytes of the rank that holds most, a checkpoint's copy among them).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +28,12 @@ from training.deepspeed_json import deepspeed_config
 from training.engine import WithObjective, clipped
 from training.hardware import Hardware, decide
 from training.loop import Applied
+from training.measuring import memory
 from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import new_optimiser, set_rates
 from training.preparation import prepare
+from training.saving import Writer
 
 
 class Replicated:
@@ -78,14 +82,39 @@ def engine(stage: int | None, assembly: Assembly, recipe: RunConfig) -> Any:
     return DeepSpeedEngine(assembly.model, assembly.objective, recipe.optimiser, deepspeed_config(recipe, decisions), device=CPU)
 
 
+def held(before: int, engine: Any) -> dict[str, int]:
+    """Of the rank that holds most: bytes of this process at its peak, less those before the model was built, with a checkpoint's copy."""
+    writer = Writer(engine.rank, CPU)
+    with tempfile.TemporaryDirectory() as folder:
+        writer.begin(Path(folder), engine.fragments())
+        writer.finish()
+    everyone = [0] * engine.world_size
+    torch.distributed.all_gather_object(everyone, peak_bytes() - before)
+    return {"bytes": max(everyone)}
+
+
+def peak_bytes() -> int:
+    """The most that this process has held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
 def main(spec: Mapping[str, Any]) -> None:
     """Answer requests until there are no more."""
-    recipe = PretrainConfig.model_validate(spec["recipe"])
+    recipe, engines = PretrainConfig.model_validate(spec["recipe"]), []
     with gang(spec["workers"], spec["threads"]) as (requests, answer):
-        run = Run(recipe, full_rows=True, engine=lambda assembly: engine(spec["stage"], assembly, recipe))
+        import deepspeed  # noqa: F401  (its code is not what a model holds)
+
+        before = memory(CPU)["memory_bytes"]
+
+        def made(assembly: Assembly) -> Any:
+            engines.append(engine(spec["stage"], assembly, recipe))
+            return engines[0]
+
+        run = Run(recipe, full_rows=True, engine=made)
         with closing(run.steps()) as steps:  # type: ignore[type-var]
             for request in requests:
-                answer(some(steps, request["count"]))
+                answer(some(steps, request["count"]) if request["do"] == "steps" else dict(held(before, engines[0])))
 
 
 if __name__ == "__main__":
