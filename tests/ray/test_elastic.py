@@ -56,7 +56,7 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
             cluster.lose(lost)
             wait_for(lambda: len(attempts(folder)) == 2, 120, "an attempt without the lost node")
             are_done(20)
-            going = cluster.add()
+            going = cluster.start()
             wait_for(lambda: len(attempts(folder)) == 3, 120, "an attempt with the new node")
             are_done(20)
             stuck = workers(folder)[1]
@@ -64,7 +64,7 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
             wait_for(lambda: len(attempts(folder)) == 4, 120, "an attempt without the stuck worker")
             are_done(20)
             assert not psutil.pid_exists(stuck)
-            cluster.drain(going, 60)
+            os.kill(going, signal.SIGTERM)
             wait_for(lambda: len(attempts(folder)) == 5, 50, "an attempt without the node that is about to go")
             are_done(20)
             ran = cli.interrupt(process)

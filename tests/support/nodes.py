@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.conftest import ROOT, end_group, environment_of
 
-_LOOPBACK = "127.0.0.1"
+_LOOPBACK = "127.0.0.2"  # `ray start` takes 127.0.0.1 for the address that others reach this host by
+_OBJECT_STORE = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Nodes:
     def add(self) -> int:
         """Start a node; returns the process id of its raylet."""
         return int(self._ask("add"))
+
+    def start(self) -> int:
+        """Start a node as people do, with ``ray start --block``; returns that command's process id. SIGTERM makes it announce its end, wait
+        (``RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S``) and go."""
+        return int(self._ask("start"))
 
     def hide(self, folder: Path) -> None:
         """Nodes that are added from now on see another, empty folder there, as hosts of their own would.
@@ -126,6 +134,17 @@ def drain(address: str, node_id: str, seconds: float) -> str:
     return "accepted" if is_accepted else why_not
 
 
+def started(address: str, cpus: int) -> subprocess.Popen[bytes]:
+    """``ray start --block``, as soon as its raylet lives."""
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--address", address, "--node-ip-address", _LOOPBACK]
+    several = os.environ | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # otherwise it joins no cluster on loopback
+    process = subprocess.Popen([*command, "--num-cpus", str(cpus), "--object-store-memory", str(_OBJECT_STORE)], env=several)
+    while not any(child.name() == "raylet" for child in psutil.Process(process.pid).children(recursive=True)):
+        assert process.poll() is None, "ray start has ended"
+        time.sleep(0.1)
+    return process
+
+
 def main(cpus: int) -> None:
     """Hold a cluster; obey lines on stdin, answer each with one of JSON; end with stdin."""
     import ray
@@ -133,9 +152,10 @@ def main(cpus: int) -> None:
 
     held: list[Any] = []
     raylets: dict[int, Any] = {}
+    blocking: list[subprocess.Popen[bytes]] = []
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Ray prints
-    cluster, common = Cluster(), {"node_ip_address": _LOOPBACK, "object_store_memory": 100 * 1024 * 1024}
+    cluster, common = Cluster(), {"node_ip_address": _LOOPBACK, "object_store_memory": _OBJECT_STORE}
     for number, line in enumerate(sys.stdin):
         if line.strip() == "head":
             cluster.add_node(num_cpus=0, include_dashboard=False, **common)
@@ -152,6 +172,9 @@ def main(cpus: int) -> None:
             held.append(ray.remote(num_cpus=cpus)(Counter).remote())
             ray.get(held[-1].most_common.remote())
             answers.write("null\n")
+        elif line.strip() == "start":
+            blocking.append(started(cluster.address, cpus))
+            answers.write(json.dumps(blocking[-1].pid) + "\n")
         elif line.startswith("drain "):
             _, raylet, seconds = line.split()
             answers.write(json.dumps(drain(cluster.address, raylets[int(raylet)].node_id, float(seconds))) + "\n")
@@ -162,6 +185,10 @@ def main(cpus: int) -> None:
             raylets[raylet] = node
             answers.write(json.dumps(raylet) + "\n")
     ray.shutdown()
+    for process in blocking:
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
     cluster.shutdown()
 
 
