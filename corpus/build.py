@@ -21,7 +21,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from corpus.atomic import new_folder, require_room
 from corpus.config import DataConfig
 from corpus.contamination import EvaluationIndex, grams
 from corpus.decisions import COLUMNS, Decisions, decide, places
@@ -48,6 +47,7 @@ from corpus.tokenizer import TokenizerPlan, save_tokenizer
 from corpus.windows import PREFIXES, PackedWriter
 from foundation.bundle import sha256_of, software_versions
 from foundation.errors import DataError
+from foundation.folders import new_folder, require_room
 from foundation.home import write_atomically
 
 # Room for the manifest and the Arrow files' own headers.

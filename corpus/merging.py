@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from corpus.atomic import new_folder
 from corpus.labels import LABELLED_SPLITS
 from corpus.manifest import MANIFEST, BuildManifest, PackedRecord, StageCount, files_in, fingerprint_of, read_manifest
 from corpus.merge_planning import MergePlan, Part, labelled_schema
@@ -23,6 +22,7 @@ from corpus.planning import require_replaceable
 from corpus.shards import TOKENIZER_FOLDER, renumber_shard
 from corpus.windows import PREFIXES
 from foundation.bundle import sha256_of, software_versions
+from foundation.folders import new_folder
 from foundation.home import write_atomically
 
 _MANIFEST_BYTES = 100_000

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -26,6 +24,7 @@ from encoder.classifier import SequenceClassifier, Tokens
 from encoder.plain_export import PARITY_TOLERANCE, Parity, difference
 from foundation.bundle import Bundle
 from foundation.errors import BundleError, ConfigError
+from foundation.folders import new_folder
 from foundation.home import write_json
 
 # B rows, T tokens, C classes
@@ -49,10 +48,7 @@ def export_onnx(bundle: Bundle, target: Path, *, seed: int = 0) -> Parity:
     """
     _require_packages()
     classifier = SequenceClassifier.load(bundle.path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
-        part.mkdir()
+    with new_folder(target) as part:
         classifier.model.config.save_pretrained(part)
         # Before anything is tokenised: a fast tokenizer would save the truncation that it was last used with.
         classifier.tokenizer.save_pretrained(part)
@@ -77,9 +73,6 @@ def export_onnx(bundle: Bundle, target: Path, *, seed: int = 0) -> Parity:
             "parity": asdict(found),
         }
         write_json(part / "export.json", about)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return found
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from encoder.classifier import SequenceClassifier
 from encoder.loading import load_tokenizer
 from encoder.padding_free import position_offset
 from foundation.bundle import Bundle, Gate, seal
+from foundation.folders import new_folder
 from foundation.home import git_revision
 from training.beginnings import first_classifier, first_masked_lm, output_names
 from training.checkpoint import Checkpoint
@@ -129,14 +127,8 @@ def export_encoder(
 @contextmanager
 def _published(target: Path, model: Any, tokenizer: Any) -> Iterator[Path]:
     """A hidden folder with model and tokenizer saved; it becomes ``target`` when the block ends and is removed when that fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{secrets.token_hex(3)}")
-    try:
+    with new_folder(target) as part:
         model.save_pretrained(part)
         # Before anything is tokenised: a fast tokenizer would save the truncation that it was last used with.
         tokenizer.save_pretrained(part)
         yield part
-        os.rename(part, target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from corpus.atomic import new_folder
 from foundation.errors import DataError, first_line
+from foundation.folders import new_folder
 from training.checkpoint import MOMENTS, Checkpoint, Fragment, Progress, write_fragments, write_manifest
 
 LATEST = "latest_universal"

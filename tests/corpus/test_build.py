@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from corpus import atomic
 from corpus.build import apply
 from corpus.config import DataConfig, LabelledDataConfig
 from corpus.labelled import load_labelled
@@ -22,6 +21,7 @@ from corpus.planning import plan
 from corpus.shards import PackedRows
 from corpus.stages import Stage, map_here
 from corpus.tokenizer import encode, open_tokenizer
+from foundation import folders
 from foundation.errors import DataError, InputError, RunError
 
 Recipe = Callable[..., DataConfig]
@@ -238,7 +238,7 @@ def test_a_build_that_is_cut_leaves_the_old_result(
 
 
 def test_a_disk_without_room_is_refused_before_the_work(recipe_for: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     before = everything_under(tmp_path)
     with pytest.raises(InputError, match=r"built: no room on the disk: needs about .* MB, 0 MB are free; nothing was written"):
         build(recipe_for())
@@ -249,11 +249,11 @@ def test_what_a_killed_build_left_is_cleared_away(recipe_for: Recipe, monkeypatc
     config = recipe_for()
     out = Path(config.out)
     first = build(config)
-    stem = f".{out.name}.building-{atomic.socket.gethostname()}-4242"
+    stem = f".{out.name}.building-{folders.socket.gethostname()}-4242"
     (out.parent / stem / "packed").mkdir(parents=True)
     os.rename(out, out.parent / f"{stem}-old")  # killed between the two renames
-    monkeypatch.setattr(atomic, "_is_alive", lambda _: False)
-    with atomic.new_folder(out, 0) as part:
+    monkeypatch.setattr(folders, "_is_alive", lambda _: False)
+    with folders.new_folder(out, 0) as part:
         assert read_manifest(out) == first
         (part / "new").write_text("build")
     assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []

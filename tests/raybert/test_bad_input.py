@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.ports import free_port, is_free
-from corpus.atomic import new_folder
 from foundation.errors import InputError, RunError
+from foundation.folders import new_folder
 from foundation.registry import Registry
 from tests.conftest import snapshot
 from tests.support.bad_input import Refusals, small_disk, taken_port
@@ -310,7 +310,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_data_build_refuses_a_disk_without_room(assert_refused: Refusals, disk: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.csv"
     large.write_text("text,label\n" + "".join(f"{i} {'word ' * 200},{i % 2}\n" for i in range(2000)))
-    assert_refused(*BUILD, f"sources.r.path={large}", f"out={disk / 'built'}", says=[f"{disk / 'built'}: no room on the disk", "out=DIR"])
+    assert_refused(
+        *BUILD, f"sources.r.path={large}", f"out={disk / 'built'}", says=[f"{disk / 'built'}: no room on the disk", "another disk"]
+    )
     assert snapshot(disk) == {}
 
 

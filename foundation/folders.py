@@ -20,12 +20,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def new_folder(target: Path, needed_bytes: int) -> Iterator[Path]:
+def new_folder(target: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield a folder to write; when the block ends well it becomes ``target``, replacing what was there.
 
     Args:
         target: The final place.
-        needed_bytes: About how much will be written; checked against the free space first.
+        needed_bytes: About how much will be written; checked against the free space first. 0: not known.
 
     Raises:
         InputError: The disk has less room than needed; nothing was begun.
@@ -102,7 +102,8 @@ def _is_alive(process: int) -> bool:
 
 
 def _no_room(target: Path, needed: int, free: int) -> str:
+    wanted = f"needs about {needed / 1e6:,.0f} MB, " if needed else ""
     return (
-        f"{target}: no room on the disk: needs about {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; "
-        "nothing was written. Free some space or choose another folder with out=DIR"
+        f"{target}: no room on the disk: {wanted}{free / 1e6:,.0f} MB are free; nothing was written. Free some space, or give a folder on "
+        "another disk"
     )
