@@ -45,7 +45,7 @@ class Goodput:
 
 
 PARTS = tuple(field.name for field in fields(Goodput))
-_TELLING = ("failure", "damaged", "leaving")
+_TELLING = ("failure", "damaged", "leaving", "straggler")
 _WORK = ("data", "compute", "evaluation", "checkpoint")
 
 

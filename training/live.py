@@ -251,6 +251,10 @@ def _told(view: View, row: Mapping[str, Any]) -> View:
             leaves = f"; the workers leave it with a checkpoint at step {row['step']}"
             stays = "" if row["leaves"] else f", too soon for a checkpoint, which may take {row['needed_s']:.0f} s; goes on until then"
             say(f"{view.what}: warning: {going}{stays or leaves}")
+        case "straggler":
+            slow = f"rank {row['rank']} on {row['host']} takes {row['seconds'] / row['others']:.1f} times as long as the others"
+            figures = f"{1000 * row['seconds']:.0f} ms against {1000 * row['others']:.0f} ms for its forward passes of a step"
+            say(f"{view.what}: warning: {slow}, {figures}, and they wait for it")
         case "failure":
             failed = ", ".join(f"rank {rank}: {reason}" for rank, reason in row["ranks"].items())
             say(f"{view.what}: warning: after step {view.done} the workers were ended; {failed}")

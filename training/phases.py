@@ -22,7 +22,11 @@ class Phases:
         self.wait_for_device: Callable[[], object] | None = None
         self.mark: Callable[[str], AbstractContextManager[object]] | None = None
         """Wraps each phase, so that it has a name in a trace."""
+        self.event: Callable[[], Any] | None = None
+        """Makes a timing event of the device, whose kernels run behind the clock's back; ``ever`` then goes by these."""
         self._seconds: dict[str, float] = {}
+        self._ever: dict[str, float] = {}
+        self._events: dict[str, list[tuple[Any, Any]]] = {}
         self._inner: list[float] = []
 
     @contextmanager
@@ -30,6 +34,7 @@ class Phases:
         """Count the block as ``name``."""
         began = time.perf_counter()
         self._inner.append(0.0)
+        event = self._recorded()
         try:
             with self.mark(name) if self.mark else nullcontext():
                 yield
@@ -37,7 +42,12 @@ class Phases:
                     self.wait_for_device()
         finally:
             took = time.perf_counter() - began
-            self._seconds[name] = self._seconds.get(name, 0.0) + took - self._inner.pop()
+            own = took - self._inner.pop()
+            self._seconds[name] = self._seconds.get(name, 0.0) + own
+            if event is None:
+                self._ever[name] = self._ever.get(name, 0.0) + own
+            else:
+                self._events.setdefault(name, []).append((event, self._recorded()))
             if self._inner:
                 self._inner[-1] += took
 
@@ -45,6 +55,19 @@ class Phases:
         """Seconds by phase, and begin anew."""
         taken, self._seconds = self._seconds, {}
         return taken
+
+    def ever(self, name: str) -> float:
+        """Seconds of a phase since the beginning, of the device where that has events; it has to be done with the phase."""
+        passed = sum(begin.elapsed_time(end) for begin, end in self._events.pop(name, ())) / 1000
+        self._ever[name] = self._ever.get(name, 0.0) + passed
+        return self._ever[name]
+
+    def _recorded(self) -> Any:
+        if self.event is None:
+            return None
+        event = self.event()
+        event.record()
+        return event
 
 
 @dataclass(frozen=True)

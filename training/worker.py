@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, assert_never
 
@@ -36,6 +37,7 @@ from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
 from training.saving import Saving, Sealed
+from training.straggler import Paces
 from training.telemetry import Telemetry
 from training.watchdog import Watchdog
 from training.workload import limits_of
@@ -74,7 +76,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_damage(damaged)
     run.record_attempt(context.get_world_size(), hardware=asdict(hardware), decisions=decisions.as_json())
-    hooks: list[Hook] = [run.record_step, run.seal, run.cadence(last), run.leave]
+    hooks: list[Hook] = [run.record_step, run.seal, run.look_at_paces, run.cadence(last), run.leave]
     is_resumed = ray_train.get_checkpoint() is not None
     if progress.step >= last and not is_resumed:
         run.commit(train_loss=None)  # start_from has had its whole budget; without a checkpoint of its own the run could export nothing
@@ -150,6 +152,11 @@ class _Run:
         self.telemetry = Telemetry(folder.name, engine.rank)
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
+        if self.device.type == "cuda":
+            engine.phases.event = partial(torch.cuda.Event, enable_timing=True)
+        self.paces = Paces(engine.world_size)
+        self.forward_s = 0.0
+        """Of this rank's forward passes so far."""
         self.saved_in_s: float | None = None
         """That the last checkpoint took until it was whole."""
         self.notice: leaving.Notice | None = None
@@ -223,13 +230,25 @@ class _Run:
 
     def signals(self) -> tuple[float, ...]:
         """What the ranks decide together by the sums: whether all have written their share of a checkpoint; whether any was told to
-        leave."""
+        leave; how long each took for its forward passes of this step."""
         self.notice = self.notice or leaving.notice()
-        return self.saving.signal(), float(self.notice is not None and not self.has_decided)
+        before, self.forward_s = self.forward_s, self.engine.phases.ever("forward")
+        paces = [0.0] * self.engine.world_size
+        paces[self.engine.rank] = self.forward_s - before
+        return self.saving.signal(), float(self.notice is not None and not self.has_decided), *paces
 
     def seal(self, report: StepReport) -> None:
         """Seal a checkpoint that all ranks have written meanwhile; collective."""
         self._tell(self.saving.seal(report.signals[0]))
+
+    def look_at_paces(self, report: StepReport) -> None:
+        """Tell of a rank that the others wait for; collective when there is one."""
+        straggler = self.paces.add(report.signals[2:])
+        if straggler is None:
+            return
+        hosts = _everyone({"host": socket.gethostname()}, self.engine.world_size)
+        if self.metrics:
+            self.metrics.write("straggler", step=report.step, **asdict(straggler), **hosts[straggler.rank])
 
     def leave(self, report: StepReport) -> None:
         """End with a checkpoint of this step if the gang was told to, and there is time for one; collective.

@@ -1,12 +1,14 @@
 """An elastic run on real Ray nodes, beside something that holds one of them: a node is lost, the run goes on without it; a node comes, the
-run takes it in without doing a step twice; a worker gets stuck, the gang is ended and says where it stood; a node is about to go, the gang
-leaves it, again without doing a step twice. No row is skipped or counted twice."""
+run takes it in without doing a step twice; a worker is slow and is told, then stuck: the gang is ended and says where it stood; a node is
+about to go, the gang leaves it, again without doing a step twice. No row is skipped or counted twice."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -60,6 +62,7 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
             wait_for(lambda: len(attempts(folder)) == 3, 120, "an attempt with the new node")
             are_done(20)
             stuck = workers(folder)[1]
+            slow_down(stuck, until=lambda: any(row["event"] == "straggler" for row in read_rows(folder / METRICS_FILE)))
             os.kill(stuck, signal.SIGSTOP)
             wait_for(lambda: len(attempts(folder)) == 4, 120, "an attempt without the stuck worker")
             are_done(20)
@@ -85,6 +88,7 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
     for attempt in (made[2], made[4]):
         before = [row["step"] for row in rows[: rows.index(attempt)] if row["event"] == "step"]
         assert before[-1] + 1 == attempt["step"], "no step is lost"
+    assert re.search(r"warning: rank 1 on \S+ takes \d+\.\d times as long as the others, \d+ ms against \d+ ms", ran.err)
     (stack,) = (folder / STACKS_FOLDER).iterdir()
     assert "training/loop.py" in stack.read_text(encoding="utf-8")
     found = surviving_rows(folder)
@@ -94,6 +98,18 @@ def test_a_run_survives_a_lost_node_a_new_one_a_stuck_worker_and_a_node_that_is_
     expected = expected_rows(ids, whole + 1, rows_per_step=ROWS_PER_STEP, seed=SEED)
     assert {step: found[step] for step in expected} == expected
     assert attempts(folder)[2]["step"] > attempts(folder)[1]["step"] > 0
+
+
+def slow_down(process: int, until: Callable[[], bool]) -> None:
+    """Let a process run for a tenth of the time only, as on a host that others use."""
+    deadline = time.monotonic() + 90
+    while not until():
+        assert time.monotonic() < deadline, "nobody told of the slow worker"
+        for _ in range(20):
+            os.kill(process, signal.SIGSTOP)
+            time.sleep(0.045)
+            os.kill(process, signal.SIGCONT)
+            time.sleep(0.005)
 
 
 @pytest.mark.timeout(300)

@@ -127,3 +127,30 @@ def test_a_profiled_run_writes_a_trace_with_the_phases_in_it_and_their_times_and
     trace = gzip.decompress((tmp_path / "trace.json.gz").read_bytes()).decode()
     assert all(f"raybert:{phase}" in trace for phase in ("forward", "backward", "optimiser"))
     assert torch.distributed.Work.wait.__module__ != "training.profiling"
+
+
+class Event:
+    """Of a device whose kernels take ten milliseconds each; the second of a pair comes after one."""
+
+    at = 0.0
+
+    def record(self) -> None:
+        Event.at += 10.0
+        self.recorded = Event.at
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.recorded - self.recorded
+
+
+def test_seconds_since_the_beginning_are_those_of_the_device_where_it_has_events() -> None:
+    phases = Phases()
+    phases.event = Event
+    for _ in range(2):
+        with phases("forward"):
+            pass
+    assert phases.ever("forward") == pytest.approx(0.02)
+    phases.take()
+    with phases("forward"):
+        pass
+    assert phases.ever("forward") == pytest.approx(0.03)
+    assert phases.ever("backward") == 0.0
