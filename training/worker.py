@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, assert_never
+from typing import Any, Protocol, assert_never
 
 import torch
 
@@ -35,14 +35,14 @@ from training.phases import Phases
 from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
-from training.runs import METRICS_FILE, RUN_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
+from training.ranks import agreed, gathered, out_of_reach
+from training.runs import METRICS_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
 from training.saving import Saving, Sealed
 from training.straggler import Paces
 from training.telemetry import Telemetry
 from training.watchdog import Watchdog
 from training.workload import limits_of
 
-T = TypeVar("T")
 KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 APPLIED_FOLDER = "applied"
 
@@ -59,7 +59,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     keep_freed_memory()
     context = ray_train.get_context()
-    if refused := _out_of_reach(Path(payload["run_folder"]), context.get_world_rank(), context.get_world_size()):
+    if refused := out_of_reach(Path(payload["run_folder"]), context.get_world_rank(), context.get_world_size()):
         return {"refused": refused}
     device = _device(recipe)
     hardware = probe_gang(device)
@@ -71,7 +71,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
         return {"gave_up": f"no checkpoint is whole, so there is nothing to go on from: {'; '.join(damaged)}"}
     engine = _engine(recipe, assembly, decisions, device, checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
-    attempt = _agreed(secrets.token_hex(3), context.get_world_size())
+    attempt = agreed(secrets.token_hex(3), context.get_world_size())
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
     run = _Run(recipe, assembly, engine, Path(payload["run_folder"]), attempt, progress, last)
     run.record_damage(damaged)
@@ -166,7 +166,7 @@ class _Run:
             self.device,
             folder,
             {"engine": recipe.engine, "world_size": engine.world_size, "attempt": attempt},
-            everyone=lambda value: _everyone(value, engine.world_size),
+            everyone=lambda value: gathered(value, engine.world_size),
             report=self._reported,
         )
 
@@ -246,7 +246,7 @@ class _Run:
         straggler = self.paces.add(report.signals[2:])
         if straggler is None:
             return
-        hosts = _everyone({"host": socket.gethostname()}, self.engine.world_size)
+        hosts = gathered({"host": socket.gethostname()}, self.engine.world_size)
         if self.metrics:
             self.metrics.write("straggler", step=report.step, **asdict(straggler), **hosts[straggler.rank])
 
@@ -260,7 +260,8 @@ class _Run:
         if not report.signals[1] or done >= self.last or isinstance(report.decision, GiveUp):
             return
         self.has_decided = True
-        everyone = _everyone({"notice": self.notice, "now": time.time(), "last_s": self.saved_in_s}, self.engine.world_size)
+        mine: dict[str, Any] = {"notice": self.notice, "now": time.time(), "last_s": self.saved_in_s}
+        everyone = gathered(mine, self.engine.world_size)
         decision = leaving.decide((one["notice"] for one in everyone), now=everyone[0]["now"], last_s=everyone[0]["last_s"])
         leaves = isinstance(decision, leaving.Leave)
         if self.metrics:
@@ -299,7 +300,7 @@ class _Run:
         seconds = time.perf_counter() - began
         done = self.progress.step
         self.progress = replace(self.progress, evaluations=(*self.progress.evaluations, (done, metrics[self.recipe.score])))
-        used = _everyone(memory(self.device), self.engine.world_size)
+        used = gathered(memory(self.device), self.engine.world_size)
         most = {name: max(one[name] for one in used) for name in used[0]}
         if self.metrics:
             self.metrics.write("evaluation", step=done, **metrics, evaluation_seconds=seconds, **most)
@@ -335,17 +336,6 @@ class _Run:
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
-
-
-def _out_of_reach(folder: Path, rank: int, world_size: int) -> str | None:
-    """What is wrong when a worker does not see the run's folder, which it would find out at the first checkpoint; collective."""
-    everyone = _everyone({"rank": rank, "host": socket.gethostname(), "sees": (folder / RUN_FILE).is_file()}, world_size)
-    told = ", ".join(f"rank {one['rank']} on {one['host']}" for one in everyone if not one["sees"])
-    if not told:
-        return None
-    return (
-        f"{folder}: cannot be seen by {told}; all nodes have to share it: point RAYBERT_HOME to a folder on a file system that they all see"
-    )
 
 
 def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:
@@ -387,23 +377,5 @@ def _beginning(recipe: RunConfig, rank: int, world_size: int) -> tuple[Checkpoin
     if reported is None:
         return Checkpoint.open(Path(recipe.start_from)) if recipe.start_from is not None else None, ()
     found, damaged = first_whole(checkpoints_up_to(Path(reported.path))) if rank == 0 else (None, ())
-    folder, damaged = _agreed((found.folder if found else None, damaged), world_size)
+    folder, damaged = agreed((found.folder if found else None, damaged), world_size)
     return Checkpoint.open(folder, is_verified=True) if folder and not found else found, damaged
-
-
-def _agreed(value: T, world_size: int) -> T:
-    """Rank 0's value on every rank; collective."""
-    if world_size == 1:
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _everyone(value: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
-    """Each rank's value, in the order of ranks; collective."""
-    if world_size == 1:
-        return [value]
-    everyone: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(everyone, value)
-    return everyone

@@ -26,6 +26,7 @@ from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import PretrainConfig
 from training.deepspeed_json import deepspeed_config
 from training.hardware import Hardware, decide
+from training.ranks import gathered
 from training.zero import DeepSpeedEngine
 
 
@@ -66,8 +67,7 @@ def write(spec: Mapping[str, Any], folder: Path) -> None:
     engine = engine_of(spec, model_of(spec))
     engine.accumulate({}, scale=1e-3)
     engine.apply(learning_rate=1e-4)
-    everyone: list[dict[str, Any]] = [{}] * spec["workers"]
-    torch.distributed.all_gather_object(everyone, engine.save(folder / "ours"))
+    everyone = gathered(engine.save(folder / "ours"), engine.world_size)
     if engine.rank == 0:
         files = {name: entry for entries in everyone for name, entry in entries.items()}
         write_manifest(folder / "ours", Progress(1, 1), files, engine.shapes(), {})

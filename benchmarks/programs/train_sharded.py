@@ -33,6 +33,7 @@ from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import new_optimiser, set_rates
 from training.preparation import prepare
+from training.ranks import gathered
 from training.saving import Writer
 
 
@@ -88,9 +89,7 @@ def held(before: int, engine: Any) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         writer.begin(Path(folder), engine.fragments())
         writer.finish()
-    everyone = [0] * engine.world_size
-    torch.distributed.all_gather_object(everyone, peak_bytes() - before)
-    return {"bytes": max(everyone)}
+    return {"bytes": max(gathered(peak_bytes() - before, engine.world_size))}
 
 
 def peak_bytes() -> int:

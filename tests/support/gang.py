@@ -74,6 +74,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     from training.loop import train
     from training.loss_scale import LossScale
     from training.preparation import prepare
+    from training.ranks import gathered
     from training.workload import limits_of
 
     recipe, model, objective = parts(task)
@@ -108,7 +109,7 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
     applied = reports[-1].optimiser_steps
     if task.get("save_to"):
         folder = Path(task["save_to"])
-        files = {name: entry for entries in _everyone(engine.save(folder), world_size) for name, entry in entries.items()}
+        files = {name: entry for entries in gathered(engine.save(folder), world_size) for name, entry in entries.items()}
         if rank == 0:
             write_manifest(folder, Progress(task["steps"], applied, guard=reports[-1].memory), files, engine.shapes(), {"test": True})
     return {
@@ -119,11 +120,11 @@ def run_task(task: Task, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         "metrics": metrics,
         "kept": engine.total([float(watched.kept)])[0] == world_size,
         "consumed": _over_ranks(watched.consumed, world_size),
-        "unlike": sum(len(set(found)) > 1 for found in zip(*_everyone(watched.alone, world_size), strict=True)),
+        "unlike": sum(len(set(found)) > 1 for found in zip(*gathered(watched.alone, world_size), strict=True)),
         "groups": sorted([group[key] for key in ("weight_decay", "multiplier", "lr")] for group in engine._optimiser.param_groups),
         "loss_scale": engine.loss_scale and [engine.loss_scale.factor, engine.loss_scale.finite_steps],
         "parameters": sum(math.prod(shape) for shape in engine.shapes().values()),
-        "held_bytes": max(_everyone(watched.held_bytes, world_size)),
+        "held_bytes": max(gathered(watched.held_bytes, world_size)),
     }
 
 
@@ -144,19 +145,11 @@ def held_bytes(engine: Any) -> int:
     return sum(storages.values())
 
 
-def _everyone(value: Any, world_size: int) -> list[Any]:
-    """Each rank's value, in the order of ranks."""
-    import torch
-
-    everyone = [value] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(everyone, value)
-    return everyone
-
-
 def _over_ranks(consumed: list[list[str]], world_size: int) -> list[str]:
     """A digest a step, whichever rank had which document."""
-    steps = zip(*_everyone(consumed, world_size), strict=True)
+    from training.ranks import gathered
+
+    steps = zip(*gathered(consumed, world_size), strict=True)
     return [hashlib.sha256("".join(sorted(found for part in parts for found in part)).encode()).hexdigest() for parts in steps]
 
 
