@@ -1,4 +1,4 @@
-"""SIGTERM as an interruption: how a verb that runs as a Ray job ends in order when the job is stopped.
+"""Interruptions: SIGTERM as one, so that a verb that runs as a Ray job ends in order when the job is stopped; and one that can wait.
 
 Ray stops a job with SIGTERM, waits ``RAY_JOB_STOP_WAIT_TIME_S`` and then kills. Python's default for SIGTERM is to vanish without running
 any ``finally``; as KeyboardInterrupt, the same clean-up runs as after Ctrl-C. Imports no Ray.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -28,3 +30,23 @@ def terminate_as_interrupt() -> bool:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C within the block interrupts at its end: a process that is being started has to be known to whoever will end it.
+
+    Raises:
+        KeyboardInterrupt: It came.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.signals import held_back
 from foundation.errors import ConfigError, GateError, InputError, RunError
 from foundation.home import home, write_json
 from foundation.progress import duration, say
@@ -186,12 +187,16 @@ def _call(arguments: list[str]) -> dict[str, Any]:
     """Run a verb in its own process; its progress goes to our stderr, its JSON line comes back."""
     command = [sys.executable, "-m", "raybert", *arguments, "--json"]
     environment = os.environ | {CALLER_REPORTS: "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, text=True) as process:
-        try:
-            out, _ = process.communicate()
-        except BaseException:
-            _end(process)
-            raise
+    process = None
+    try:
+        with held_back():
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, text=True)
+        out, _ = process.communicate()
+    except BaseException:
+        if process is not None:
+            with process:
+                _end(process)
+        raise
     if process.returncode == 0:
         result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
         return result
