@@ -1,7 +1,5 @@
 """``python -m raybert``, the same as ``raybert``."""
 
-import sys
+from raybert.main import command
 
-from raybert.main import main
-
-sys.exit(main())
+command()

@@ -6,8 +6,9 @@ Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 a quality gate fai
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -76,6 +77,15 @@ def _root(
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
 ) -> None:
     pass
+
+
+def command() -> NoReturn:
+    """The process: runs the command line and ends with its exit code."""
+    code = main()
+    if code == INTERRUPTED:
+        # Everything is undone by now. While Python itself ends, for seconds where Ray was used, another SIGINT would kill the process.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from foundation.config import dump_yaml
 from foundation.registry import Registry
 from raybert import __version__
 from raybert.main import VERBS, main
+from tests.conftest import ROOT
 from tests.support.tiny import make_classifier_bundle, make_encoder, write_reviews
 
 
@@ -246,3 +249,25 @@ def test_an_evaluation_never_measures_the_training_rows_of_a_build_in_place_of_t
     assert main(asked) == 2
     assert "built: holds no test rows; --split chooses others, or build it anew with test_fraction above 0" in capsys.readouterr().err
     assert main([*asked, "--split", "validation"]) == 0
+
+
+LATE = """
+import os, signal
+from raybert import main
+
+class Late:
+    def __init__(self, kill, process, number):
+        self.told = kill, process, number
+    def __del__(self):
+        kill, process, number = self.told
+        kill(process, number)
+
+late = Late(os.kill, os.getpid(), signal.SIGINT)  # when modules are taken apart, behind the last exception
+main.main = lambda: main.INTERRUPTED
+main.command()
+"""
+
+
+def test_ctrl_c_while_python_itself_ends_does_not_change_the_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
