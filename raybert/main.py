@@ -85,6 +85,9 @@ def command() -> NoReturn:
     if code == INTERRUPTED:
         # Everything is undone by now. While Python itself ends, for seconds where Ray was used, another SIGINT would kill the process.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # CPython notes an interrupt that passes through exec of a text, as dataclasses call it, and under -m would end itself with SIGINT
+        # instead of this exit code; the next exec takes the note away (pythonrun.c, run_eval_code_obj).
+        exec("")
     sys.exit(code)
 
 
