@@ -6,7 +6,6 @@ plan's bytes in per cent of those.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 from benchmarks.harness import environment, run
 from benchmarks.pretrain_throughput import Data, prepare
 from benchmarks.rows import Row, Samples, goal_of, row
-from benchmarks.sharding_cost import WORKERS, command
+from benchmarks.sharding_cost import WORKERS, command, options
 from benchmarks.texts import TOKENIZER
 from benchmarks.turns import Side
 
@@ -70,11 +69,6 @@ def _row(name: str, planned: int, held: list[int], data: Data, argv: list[str]) 
         threads={"ours": 1, "peer": 1},
         peer_versions={package: metadata.version(package) for package in ("torch", "deepspeed")},
     )
-
-
-def options(parser: argparse.ArgumentParser) -> None:
-    """Of this benchmark."""
-    parser.add_argument("--corpus", type=Path, metavar="FILE", help="Parquet with text and split; default: movie reviews")
 
 
 if __name__ == "__main__":

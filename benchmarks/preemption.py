@@ -14,18 +14,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import HERE, run
-from benchmarks.recovery import DETECTION_S, PEERS_START_S, RESIZE_S, Steps, compared, recipe, reviews, side
+from benchmarks.harness import run
+from benchmarks.recovery import DETECTION_S, PEERS_START_S, Steps, compared, elastic, reviews, side
 from benchmarks.rows import Row
 from foundation.records import Tail, read_rows
 from training.goodput import goodput
 
 NAME = "preemption"
 EVERY_S, NOTICE_S = 300.0, 30.0
-QUICK_S = 100.0
+QUICK_S = 70.0
 WINDOWS = 3
 SAVE_S = 60.0
-STEPS_BEFORE = 30
+STEPS_BEFORE = 10
 
 
 def measure(quick: bool) -> list[Row]:
@@ -50,13 +50,9 @@ def one_run(scratch: Path, data: Path, name: str, quick: bool, told: list[str]) 
 
     home = Path(tempfile.mkdtemp(dir=scratch))
     record = home / "runs" / "r" / "metrics.jsonl"
-    front = ["-m", "raybert"] if name == "ours" else [str(HERE / "programs" / "recovery_rays_policy.py")]
-    gang = ["workers.min=1", "workers.max=2", "workers.cpus_each=1", f"workers.resize_interval_s={RESIZE_S}"]
-    gang += [] if name == "ours" else [f"workers.start_timeout_s={PEERS_START_S}"]
     with nodes(home, failure_detection_s=DETECTION_S) as cluster:
         raylets = [cluster.add(), cluster.add()]
-        command = [sys.executable, *front, "finetune", "--name", "r", "--address", cluster.address, *recipe(data, SAVE_S), *gang]
-        with side(command, home, cluster.env) as process:
+        with side(elastic(cluster.address, data, name, SAVE_S), home, cluster.env) as process:
             steps = Steps(Tail(record), process)
             steps.wait("steps of both workers", lambda: steps.world_size == 2 and steps.seen >= STEPS_BEFORE)
             begins = [time.time()]

@@ -165,14 +165,10 @@ def node_lost(scratch: Path, data: Path, policy: str) -> tuple[float, float]:
     from tests.support.nodes import nodes
 
     home = Path(tempfile.mkdtemp(dir=scratch))
-    front = ["-m", "raybert"] if policy == "ours" else [str(HERE / "programs" / "recovery_rays_policy.py")]
     with nodes(home, failure_detection_s=DETECTION_S) as cluster:
         cluster.add()
         lost = cluster.add()
-        gang = ["workers.min=1", "workers.max=2", "workers.cpus_each=1", f"workers.resize_interval_s={RESIZE_S}"]
-        gang += [] if policy == "ours" else [f"workers.start_timeout_s={PEERS_START_S}"]
-        command = [sys.executable, *front, "finetune", "--name", "r", "--address", cluster.address, *recipe(data), *gang]
-        with side(command, home, cluster.env) as process:
+        with side(elastic(cluster.address, data, policy), home, cluster.env) as process:
             steps = Steps(Tail(home / "runs" / "r" / "metrics.jsonl"), process)
             _warm(steps)
             made, began = steps.attempts, time.monotonic()
@@ -183,6 +179,14 @@ def node_lost(scratch: Path, data: Path, policy: str) -> tuple[float, float]:
             cluster.add()
             up = steps.wait("a step of both workers", lambda: steps.world_size == 2 and steps.seen > 0) - began
     return down, up
+
+
+def elastic(address: str, data: Path, policy: str, every_s: float = SAVE_S) -> list[str]:
+    """A run of one worker or two on a cluster, under our policy (``ours``) or Ray Train's."""
+    front = ["-m", "raybert"] if policy == "ours" else [str(HERE / "programs" / "recovery_rays_policy.py")]
+    gang = ["workers.min=1", "workers.max=2", "workers.cpus_each=1", f"workers.resize_interval_s={RESIZE_S}"]
+    gang += [] if policy == "ours" else [f"workers.start_timeout_s={PEERS_START_S}"]
+    return [sys.executable, *front, "finetune", "--name", "r", "--address", address, *recipe(data, every_s), *gang]
 
 
 def _warm(steps: Steps) -> None:

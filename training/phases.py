@@ -22,11 +22,12 @@ class Phases:
         self.wait_for_device: Callable[[], object] | None = None
         self.mark: Callable[[str], AbstractContextManager[object]] | None = None
         """Wraps each phase, so that it has a name in a trace."""
-        self.event: Callable[[], Any] | None = None
-        """Makes a timing event of the device, whose kernels run behind the clock's back; ``ever`` then goes by these."""
+        self.events: dict[str, Callable[[], Any]] = {}
+        """By phase, makes a timing event of the device, whose kernels run behind the clock's back; ``ever`` goes by these. They are kept
+        until it is called."""
         self._seconds: dict[str, float] = {}
         self._ever: dict[str, float] = {}
-        self._events: dict[str, list[tuple[Any, Any]]] = {}
+        self._recorded: dict[str, list[tuple[Any, Any]]] = {}
         self._inner: list[float] = []
 
     @contextmanager
@@ -34,7 +35,7 @@ class Phases:
         """Count the block as ``name``."""
         began = time.perf_counter()
         self._inner.append(0.0)
-        event = self._recorded()
+        event = self._event(name)
         try:
             with self.mark(name) if self.mark else nullcontext():
                 yield
@@ -47,7 +48,7 @@ class Phases:
             if event is None:
                 self._ever[name] = self._ever.get(name, 0.0) + own
             else:
-                self._events.setdefault(name, []).append((event, self._recorded()))
+                self._recorded.setdefault(name, []).append((event, self._event(name)))
             if self._inner:
                 self._inner[-1] += took
 
@@ -58,14 +59,14 @@ class Phases:
 
     def ever(self, name: str) -> float:
         """Seconds of a phase since the beginning, of the device where that has events; it has to be done with the phase."""
-        passed = sum(begin.elapsed_time(end) for begin, end in self._events.pop(name, ())) / 1000
+        passed = sum(begin.elapsed_time(end) for begin, end in self._recorded.pop(name, ())) / 1000
         self._ever[name] = self._ever.get(name, 0.0) + passed
         return self._ever[name]
 
-    def _recorded(self) -> Any:
-        if self.event is None:
+    def _event(self, name: str) -> Any:
+        if name not in self.events:
             return None
-        event = self.event()
+        event = self.events[name]()
         event.record()
         return event
 

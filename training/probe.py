@@ -52,12 +52,10 @@ def probe_gang(device: Any) -> Hardware:
     """
     import torch
 
+    from training.ranks import gathered
+
     mine = (platform.node(), probe_cpu() if device.type == "cpu" else probe_gpu(device))
-    everyone: list[Any] = [mine]
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        everyone = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(everyone, mine)
-    return gang(everyone)
+    return gang(gathered(mine, torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1))
 
 
 def gang(workers: list[tuple[str, Hardware]]) -> Hardware:

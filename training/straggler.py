@@ -51,7 +51,7 @@ class Paces:
         self._sums, self._steps = [0.0] * len(seconds), 0
         slowest = max(range(len(means)), key=lambda rank: means[rank])
         others = statistics.median(mean for rank, mean in enumerate(means) if rank != slowest)
-        if means[slowest] < FACTOR * others:
+        if not others or means[slowest] < FACTOR * others:  # ranks without rows wait anyway
             self._slowest, self._blocks = None, 0
             return None
         self._blocks = self._blocks + 1 if slowest == self._slowest else 1

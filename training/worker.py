@@ -153,7 +153,7 @@ class _Run:
         self.trimming = Trimming()
         self.applied = Recorder(folder / APPLIED_FOLDER / f"{attempt}-rank-{engine.rank}.jsonl") if recipe.record_rows else None
         if self.device.type == "cuda":
-            engine.phases.event = partial(torch.cuda.Event, enable_timing=True)
+            engine.phases.events["forward"] = partial(torch.cuda.Event, enable_timing=True)
         self.paces = Paces(engine.world_size)
         self.forward_s = 0.0
         """Of this rank's forward passes so far."""
@@ -246,9 +246,9 @@ class _Run:
         straggler = self.paces.add(report.signals[2:])
         if straggler is None:
             return
-        hosts = gathered({"host": socket.gethostname()}, self.engine.world_size)
+        hosts = gathered(socket.gethostname(), self.engine.world_size)
         if self.metrics:
-            self.metrics.write("straggler", step=report.step, **asdict(straggler), **hosts[straggler.rank])
+            self.metrics.write("straggler", step=report.step, **asdict(straggler), host=hosts[straggler.rank])
 
     def leave(self, report: StepReport) -> None:
         """End with a checkpoint of this step if the gang was told to, and there is time for one; collective.

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.programs.ranks import gang
 from benchmarks.programs.train_ours import CPU
+from tests.support.plain_deepspeed import convert
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.config import PretrainConfig
 from training.deepspeed_json import deepspeed_config
@@ -85,22 +85,9 @@ def begin_from_ours(spec: Mapping[str, Any], folder: Path, model: nn.Module) -> 
 
 def begin_from_theirs(spec: Mapping[str, Any], folder: Path, model: nn.Module) -> None:
     """Rank 0 converts, then all load what came of it."""
-    from deepspeed.checkpoint.ds_to_universal import main as convert
-
     if torch.distributed.get_rank() == 0:
         shutil.rmtree(folder / "universal", ignore_errors=True)
-        cores = len(os.sched_getaffinity(0))
-        convert(
-            Namespace(
-                input_folder=str(folder / "theirs" / "step"),
-                output_folder=str(folder / "universal" / "step"),
-                num_extract_workers=cores,
-                num_merge_workers=cores,
-                keep_temp_folder=False,
-                inject_missing_state=True,
-                strict=True,
-            )
-        )
+        convert(folder / "theirs" / "step", folder / "universal" / "step", processes=len(os.sched_getaffinity(0)))
     torch.distributed.barrier()
     engine = engine_of(spec, model, is_universal=True)
     engine._engine.load_checkpoint(str(folder / "universal"))

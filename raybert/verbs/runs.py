@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foundation.errors import DataError
+from foundation.progress import say
 from raybert.options import AsJson, DryRun, require_absent, show
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ def export_run(
 
     require_absent(target)
     checkpoint = _checkpoint_of(ref, step)
-    check_exportable(checkpoint)
     found = {"from": checkpoint.folder, "to": target.absolute(), "step": checkpoint.progress.step, "dry_run": dry_run}
     text = f"checkpoint of step {checkpoint.progress.step}, {checkpoint.folder}"
     if dry_run:
+        check_exportable(checkpoint)
         show(found, f"would export the {text} to {found['to']}", as_json=as_json)
         return
     written = export_universal(checkpoint, target.absolute())
@@ -184,6 +185,8 @@ def _checkpoint_of(ref: str, step: int | None) -> Checkpoint:
         there = ", ".join(str(step_of(path)) for path in of_run) or "none"
         told = "; ".join(damaged) or f"--step: {step}: no checkpoint of that step" if of_run else "no checkpoint is left of it"
         raise DataError(f"{run.run_id}: {told}; checkpoints of steps: {there}")
+    for reason in damaged:
+        say(f"warning: {reason}; takes the one of step {found.progress.step}")
     return found
 
 

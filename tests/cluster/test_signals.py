@@ -17,8 +17,7 @@ try:
         steps.append("went on")
 except KeyboardInterrupt:
     steps.append("interrupted")
-assert steps == ["went on", "interrupted"], steps
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+print(*steps, signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 WHILE_A_STAGE_STARTS = """
 import os, signal, subprocess, sys
@@ -46,7 +45,7 @@ def run(script: str) -> str:
 
 
 def test_an_interruption_that_is_held_back_comes_at_the_end_of_the_block() -> None:
-    run(HELD_BACK)
+    assert run(HELD_BACK) == "went on interrupted True\n"
 
 
 def test_ctrl_c_while_a_stage_of_the_quickstart_starts_ends_it() -> None:

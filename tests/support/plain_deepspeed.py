@@ -18,7 +18,6 @@ def run_plain(task: dict[str, Any], rank: int, world_size: int) -> dict[str, Any
     """
     import deepspeed
     import torch
-    from deepspeed.checkpoint.ds_to_universal import main as convert
 
     model = make_model()
     groups = [{"params": [*model.parameters()], "weight_decay": 0.1}]
@@ -51,19 +50,18 @@ def run_plain(task: dict[str, Any], rank: int, world_size: int) -> dict[str, Any
         torch.distributed.barrier()
         if rank == 0:
             tag = Path(task["save"], "latest").read_text(encoding="utf-8")
-            convert(
-                Namespace(
-                    input_folder=str(Path(task["save"], tag)),
-                    output_folder=str(Path(task["save"], "universal", tag)),
-                    num_extract_workers=1,
-                    num_merge_workers=1,
-                    keep_temp_folder=False,
-                    inject_missing_state=True,
-                    strict=True,
-                )
-            )
+            convert(Path(task["save"], tag), Path(task["save"], "universal", tag))
         torch.distributed.barrier()
     return {"losses": losses, "global_steps": engine.global_steps}
+
+
+def convert(source: Path, target: Path, *, processes: int = 1) -> None:
+    """Write a checkpoint of DeepSpeed's own in the universal form, as its script does."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    paths = {"input_folder": str(source), "output_folder": str(target)}
+    each = {"num_extract_workers": processes, "num_merge_workers": processes}
+    main(Namespace(**paths, **each, keep_temp_folder=False, inject_missing_state=True, strict=True))
 
 
 def make_model() -> Any:

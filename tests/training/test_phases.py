@@ -144,7 +144,7 @@ class Event:
 
 def test_seconds_since_the_beginning_are_those_of_the_device_where_it_has_events() -> None:
     phases = Phases()
-    phases.event = Event
+    phases.events["forward"] = Event
     for _ in range(2):
         with phases("forward"):
             pass

@@ -44,6 +44,10 @@ def test_one_rank_has_nobody_to_be_slower_than() -> None:
     assert told([(9.0,)] * LONG, 1) == []
 
 
+def test_a_rank_is_not_slow_because_the_others_have_no_rows() -> None:
+    assert told([(1.0, 0.0)] * LONG, 2) == []
+
+
 @given(st.lists(st.lists(st.floats(1.0, 1.0 * FACTOR, exclude_max=True), min_size=4, max_size=4), max_size=2 * LONG))
 def test_ranks_that_differ_by_less_than_the_factor_are_never_told(steps: list[list[float]]) -> None:
     assert told(steps, 4) == []
