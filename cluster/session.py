@@ -11,12 +11,13 @@ import logging
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import ray_settings, signals
+from cluster import processes, ray_settings, signals
 from cluster.ports import free_port
 from cluster.topology import Topology, check_fits, topology_of
 from foundation.errors import ClusterError, first_line
@@ -100,7 +101,8 @@ def _choose(address: str | None) -> tuple[Origin, str | None]:
 @contextlib.contextmanager
 def _connected(origin: Origin, target: str | None) -> Iterator[None]:
     """Connected within the block; environment and signal handler are put back behind it, so that the next session finds its own."""
-    environment = {} if origin in ("job", "private") else _access(str(target))
+    mark = f"private-{uuid.uuid4().hex}"
+    environment = {processes.MARK: mark} if origin == "private" else {} if origin == "job" else _access(str(target))
     with _environment(environment, _REMEMBERED), _sigterm_put_back():
         try:
             _initialise(origin, target)
@@ -108,7 +110,7 @@ def _connected(origin: Origin, target: str | None) -> Iterator[None]:
             signals.terminate_as_interrupt()
             yield
         finally:
-            with uninterrupted():
+            with uninterrupted(), processes.ended_behind(mark):
                 import ray
 
                 ray.shutdown()

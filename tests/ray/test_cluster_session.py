@@ -20,6 +20,27 @@ from tests.conftest import SharedCluster, assert_no_processes, end_group, enviro
 
 pytestmark = pytest.mark.ray
 
+# Ctrl-C at the worst moment: Ray's servers run, and ray.init has not yet noted them.
+INTERRUPTED_WHILE_RAY_STARTS = """
+import ray._private.node as node
+from cluster.session import session
+
+start = node.Node.start_ray_processes
+
+def start_and_interrupt(self):
+    start(self)
+    print("servers started", flush=True)
+    raise KeyboardInterrupt
+
+node.Node.start_ray_processes = start_and_interrupt
+try:
+    with session(cpus=1):
+        pass
+except KeyboardInterrupt:
+    print("ended in order", flush=True)
+    input()
+"""
+
 WAITS_IN_A_SESSION = """
 import time
 from cluster.session import session
@@ -105,6 +126,30 @@ def test_an_address_where_no_cluster_answers_is_told_within_seconds(raybert_home
         with pytest.raises(ClusterError, match=rf"127\.0\.0\.1:{port}: no cluster answers there"), session(f"127.0.0.1:{port}"):
             pass
         assert time.monotonic() - started < 45
+
+
+def test_a_private_session_that_is_interrupted_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED_WHILE_RAY_STARTS],
+        cwd=tmp_path,
+        env=environment_of(home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "servers started\n"
+        assert process.stdout.readline() == "ended in order\n"
+        # Itself it lives on: what Ray does when Python ends has no part in this.
+        assert [one.pid for one in processes_of(home)] == [process.pid]
+        process.communicate("end\n", timeout=30)
+        assert process.returncode == 0
+    finally:
+        end_group(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
