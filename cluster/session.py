@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,9 +112,9 @@ def _connected(origin: Origin, target: str | None) -> Iterator[None]:
             yield
         finally:
             with uninterrupted(), processes.ended_behind(mark):
-                import ray
-
-                ray.shutdown()
+                # An import that was cut is not there, and imported again it fails, by what it left in sys.modules.
+                if (ray := sys.modules.get("ray")) is not None:
+                    ray.shutdown()
 
 
 def _initialise(origin: Origin, target: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Interruptions: SIGTERM as one, so that a verb that runs as a Ray job ends in order when the job is stopped; and one that can wait.
+"""Interruptions: SIGTERM as one, so that a verb that runs as a Ray job ends in order when the job is stopped; and ones that can wait.
 
 Ray stops a job with SIGTERM, waits ``RAY_JOB_STOP_WAIT_TIME_S`` and then kills. Python's default for SIGTERM is to vanish without running
 any ``finally``; as KeyboardInterrupt, the same clean-up runs as after Ctrl-C. Imports no Ray.
@@ -7,6 +7,7 @@ any ``finally``; as KeyboardInterrupt, the same clean-up runs as after Ctrl-C. I
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,64 @@ def terminate_as_interrupt() -> bool:
     """
     if threading.current_thread() is not threading.main_thread():
         return False
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     return True
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+_IMPORTING = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
+_LOOK_AGAIN_S = 0.05
+_waiting = False
+
+
+def interrupt_for_sure() -> None:
+    """From now on Ctrl-C is not lost where Python or a library drops what is raised: it comes again a moment later.
+
+    While a module is imported it waits for the import's end; pressed again, it cuts it. An import that is cut is not always passed on
+    (PyArrow drops whatever pandas raises when it looks for it), and half of a package stays in ``sys.modules``, where the clean-up
+    stumbles over it. Python itself drops what is raised in hooks around a fork, which is where most interruptions land while a process is
+    being started, in ``__del__`` and in callbacks. Takes SIGALRM for itself. An ignored SIGINT stays ignored.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGALRM, _look_again)
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _dropped
+
+
+def _dropped(what: sys.UnraisableHookArgs) -> None:
+    if what.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+    else:
+        sys.__unraisablehook__(what)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _waiting
+    if _waiting or not _is_importing(frame):
+        _waiting = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise KeyboardInterrupt
+    _waiting = True
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+
+
+def _look_again(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+    else:
+        signal.raise_signal(signal.SIGINT)  # to whoever handles it by now: it may be held back
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename in _IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager

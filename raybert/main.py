@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from cluster.signals import interrupt_for_sure
 from foundation.errors import RaybertError
 from raybert import __version__
 from raybert.options import report_error
@@ -81,6 +82,7 @@ def _root(
 
 def command() -> NoReturn:
     """The process: runs the command line and ends with its exit code."""
+    interrupt_for_sure()
     code = main()
     if code == INTERRUPTED:
         # Everything is undone by now. While Python itself ends, for seconds where Ray was used, another SIGINT would kill the process.

@@ -1,9 +1,13 @@
-"""Ctrl-C at the worst moment: while a process is being started, nobody knows yet whom to end."""
+"""Ctrl-C at the worst moments: while a process is being started, nobody knows yet whom to end; an import may swallow it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 
@@ -36,10 +40,79 @@ except KeyboardInterrupt:
     assert stage.poll() is not None, "the stage that was being started goes on by itself"
     print("ended")
 """
+# Imports a module that presses Ctrl-C, waits, and drops whatever is raised meanwhile.
+WHILE_A_MODULE_IS_IMPORTED = """
+import signal, sys, time
+from cluster.signals import held_back, interrupt_for_sure
+interrupt_for_sure()
+steps = []
+try:
+    try:
+        import swallows
+    finally:
+        steps += sys.steps
+    {behind}
+    time.sleep(60)
+except KeyboardInterrupt:
+    steps.append("interrupted")
+print(*steps)
+"""
+SWALLOWS = """
+import signal, sys, time
+sys.steps = []
+def pressed():
+    try:
+        signal.raise_signal(signal.SIGINT)
+        ends = time.monotonic() + 0.3
+        while time.monotonic() < ends:
+            pass
+    except BaseException:
+        return "swallowed"
+    return "imported"
+sys.steps.append(pressed())
+"""
+# Ctrl-C in a hook that Python calls around a fork.
+WHILE_A_PROCESS_IS_FORKED = """
+import os, signal, subprocess, sys, time
+from cluster.signals import interrupt_for_sure
+interrupt_for_sure()
+steps = []
+def pressed():
+    if not steps:
+        steps.append("pressed")
+        signal.raise_signal(signal.SIGINT)
+os.register_at_fork(after_in_parent=pressed)
+try:
+    subprocess.run([sys.executable, "-c", ""], preexec_fn=int, check=True)
+    steps.append("started")
+    time.sleep(10)
+    steps.append("never")
+except KeyboardInterrupt:
+    steps.append("interrupted")
+print(*steps)
+"""
+# As it is left by an import of Ray that was cut: its second import fails on what the first one left.
+WHILE_RAY_IS_IMPORTED = """
+import sys
+from importlib.abc import MetaPathFinder
+from cluster.session import session
+class Cut(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "ray._private.worker":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Cut())
+try:
+    with session(cpus=1):
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
 
-def run(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def run(script: str, path: Path = ROOT) -> str:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{path}"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -50,3 +123,30 @@ def test_an_interruption_that_is_held_back_comes_at_the_end_of_the_block() -> No
 
 def test_ctrl_c_while_a_stage_of_the_quickstart_starts_ends_it() -> None:
     assert run(WHILE_A_STAGE_STARTS) == "ended\n"
+
+
+@pytest.mark.parametrize(
+    ("behind", "told"),
+    [
+        ("time.sleep(10); steps.append('never')", "imported interrupted"),
+        ("with held_back(): time.sleep(0.3); steps.append('held back')", "imported held back interrupted"),
+    ],
+    ids=["then at once", "then held back"],
+)
+def test_ctrl_c_while_a_module_is_imported_interrupts_behind_it(behind: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "swallows.py").write_text(SWALLOWS)
+    assert run(WHILE_A_MODULE_IS_IMPORTED.format(behind=behind), tmp_path) == told + "\n"
+
+
+def test_ctrl_c_pressed_again_cuts_the_import(tmp_path: Path) -> None:
+    again = SWALLOWS.replace("signal.raise_signal(signal.SIGINT)", "signal.raise_signal(signal.SIGINT); signal.raise_signal(signal.SIGINT)")
+    (tmp_path / "swallows.py").write_text(again.replace("except BaseException", "except ValueError") + "sys.steps.append('imported')")
+    assert run(WHILE_A_MODULE_IS_IMPORTED.format(behind="steps.append('never')"), tmp_path) == "interrupted\n"
+
+
+def test_ctrl_c_while_a_process_is_forked_interrupts_behind_it() -> None:
+    assert run(WHILE_A_PROCESS_IS_FORKED) in ("pressed started interrupted\n", "pressed interrupted\n")
+
+
+def test_ctrl_c_while_ray_is_imported_is_an_interruption() -> None:
+    assert run(WHILE_RAY_IS_IMPORTED) == "interrupted\n"
