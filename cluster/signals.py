@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_IMPORTING = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
+_LOOK_AGAIN_S = 0.05
+_waiting = False
+
 
 def terminate_as_interrupt() -> bool:
-    """From now on SIGTERM raises KeyboardInterrupt in the main thread; a second one is ignored, so that the clean-up can finish.
+    """From now on SIGTERM is a Ctrl-C, also where SIGINT is ignored; a second one is ignored, so that the clean-up can finish.
 
     Call it after ``ray.init``, which installs handlers of its own: a Python one, then a native one that ends the process at once.
 
@@ -30,12 +34,9 @@ def terminate_as_interrupt() -> bool:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-_IMPORTING = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
-_LOOK_AGAIN_S = 0.05
-_waiting = False
+    if not callable(signal.getsignal(signal.SIGINT)):
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)  # which may wait for the end of an import, or be held back
 
 
 def interrupt_for_sure() -> None:

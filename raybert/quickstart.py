@@ -34,7 +34,7 @@ MODEL = "movie-reviews"
 SERVICE = "quickstart"
 QUESTIONS = ("This is a good product", "This is a bad product")
 TEST_QUESTIONS = 3
-_STOP_S = 15.0
+_STOP_S = 60.0
 
 
 @dataclass(frozen=True)
