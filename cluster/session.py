@@ -106,7 +106,9 @@ def _connected(origin: Origin, target: str | None) -> Iterator[None]:
     environment = {processes.MARK: mark} if origin == "private" else {} if origin == "job" else _access(str(target))
     with _environment(environment, _REMEMBERED), _sigterm_put_back():
         try:
-            _initialise(origin, target)
+            # Cut between the making of its driver in C++ and Python's knowing it, Ray would not shut it down, and the process would crash.
+            with signals.held_back("interrupted: stopping as soon as Ray has started"):
+                _initialise(origin, target)
             # Ray has put its own handlers in place by now, and they end the process before any clean-up.
             signals.terminate_as_interrupt()
             yield

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from foundation.progress import say
+
 _IMPORTING = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
 _LOOK_AGAIN_S = 0.05
 _waiting = False
@@ -86,8 +88,11 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def held_back(told: str | None = None) -> Iterator[None]:
     """Ctrl-C within the block interrupts at its end: a process that is being started has to be known to whoever will end it.
+
+    Args:
+        told: Said to whoever presses it, where the block can take seconds.
 
     Raises:
         KeyboardInterrupt: It came.
@@ -95,8 +100,14 @@ def held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if told and not came:
+            say(told)
+        came.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from cluster.ports import free_port, is_free
 from tests.conftest import Cli, assert_no_processes, environment_of, left_running, wait_for
 from tests.support.tiny import make_encoder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
         yield {
             "first": first,
             "left": left_running(home),
-            "done": cli(*arguments, timeout_s=400),
+            "done": cli(*arguments, timeout_s=600),
             "cli": cli,
             "home": home,
             "port": port,
