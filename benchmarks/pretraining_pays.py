@@ -22,7 +22,7 @@ from benchmarks.cells import Answer, OutOfTime
 from benchmarks.drawing import svg_document
 from benchmarks.harness import run
 from benchmarks.pays_cells import Bench
-from benchmarks.pays_recipes import CONFIRMING_SEEDS, FINE_TUNING, LABELS, QUICK_RECIPES, RECIPES, SEEDS, Recipe, told
+from benchmarks.pays_recipes import CONFIRMING_SEEDS, FINE_TUNING, LABELS, LONGEST, QUICK_RECIPES, RECIPES, SEEDS, Recipe, told
 from benchmarks.rows import Row, Samples, goal_of, row
 from corpus.labelled_config import LabelKind
 
@@ -139,7 +139,8 @@ def _row(
         note=(
             f"{short}Best of {len({cell.recipe.name for cell, _ in asked})} pretrainings: {best.recipe.name} with {told(best.labels)} "
             f"labels a class, against the same start without pretraining. {told_seeds}, {spread(best.found['macro_f1'])} against "
-            f"{spread(plain.found['macro_f1'])}, on {len(bench.data.test):,} test rows, {len(bench.data.labels)} classes.{unfinished}"
+            f"{spread(plain.found['macro_f1'])}, on {len(bench.data.test):,} test rows, {len(bench.data.labels)} classes, "
+            f"texts cut at {LONGEST} tokens.{unfinished}"
         ),
         commands=dict.fromkeys(("ours", "peer"), "python benchmarks/programs/train_ours.py"),
         threads={"ours": threads, "peer": threads},
