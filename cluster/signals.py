@@ -21,7 +21,7 @@ _waiting = False
 
 
 def terminate_as_interrupt() -> bool:
-    """From now on SIGTERM is a Ctrl-C, also where SIGINT is ignored; a second one is ignored, so that the clean-up can finish.
+    """From now on SIGTERM is a Ctrl-C, also where SIGINT is ignored or blocked; a second one is ignored, so that the clean-up can finish.
 
     Call it after ``ray.init``, which installs handlers of its own: a Python one, then a native one that ends the process at once.
 
@@ -36,9 +36,7 @@ def terminate_as_interrupt() -> bool:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if not callable(signal.getsignal(signal.SIGINT)):
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)  # which may wait for the end of an import, or be held back
+    _hand_on(frame)
 
 
 def interrupt_for_sure() -> None:
@@ -76,7 +74,15 @@ def _look_again(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
         signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
     else:
-        signal.raise_signal(signal.SIGINT)  # to whoever handles it by now: it may be held back
+        _hand_on(frame)
+
+
+def _hand_on(frame: FrameType | None) -> None:
+    """Interrupt by whoever handles SIGINT by now, which may hold it back; not by the signal: Ray blocks that in a job's processes."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, frame)
 
 
 def _is_importing(frame: FrameType | None) -> bool:

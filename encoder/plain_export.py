@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from encoder.classifier import SequenceClassifier
-from foundation.bundle import Bundle, copy_bundle
+from foundation.bundle import Bundle
 from foundation.errors import BundleError
+from foundation.folders import new_folder
 
 PARITY_TOLERANCE = 1e-4
 """Largest difference that is accepted; of values beyond 1 as a share of them."""
@@ -38,19 +38,16 @@ def export_safetensors(bundle: Bundle, target: Path) -> Parity:
 
     Raises:
         BundleError: The copy's scores are not the recorded ones.
+        InputError, RunError: No room on the disk.
     """
-    part = target.with_name(f".{target.name}.checked-{os.getpid()}")
-    try:
-        copied = copy_bundle(bundle, part)
-        found = _golden_parity(copied)
+    with new_folder(target, sum(file.stat().st_size for file in bundle.path.rglob("*"))) as part:
+        shutil.copytree(bundle.path, part, dirs_exist_ok=True)
+        found = _golden_parity(Bundle(path=part, manifest=bundle.manifest))
         if not found.largest_difference <= PARITY_TOLERANCE:
             raise BundleError(
                 f"{target}: not exported: golden requests score otherwise than recorded, by {found.largest_difference:.2e}; this machine "
                 "or its software computes otherwise than the one that exported the bundle"
             )
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return found
 
 

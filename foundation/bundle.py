@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -254,18 +252,6 @@ def open_bundle(folder: Path, *, digest: str | None = None) -> Bundle:
     if surplus:
         raise BundleError(f"{folder / surplus[0]}: not part of the bundle; remove it")
     return Bundle(path=folder, manifest=manifest)
-
-
-def copy_bundle(bundle: Bundle, target: Path) -> Bundle:
-    """Copy a bundle to ``target``, whole or not at all; ``target`` must not exist."""
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        shutil.copytree(bundle.path, part)
-        os.rename(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return Bundle(path=target, manifest=bundle.manifest)
 
 
 def _files_in(folder: Path) -> list[str]:

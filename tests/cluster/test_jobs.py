@@ -165,10 +165,21 @@ def test_verbs_that_cannot_run_as_a_job_are_refused(verb: str) -> None:
         check_verb([verb])
 
 
-def test_sigterm_runs_the_clean_up_and_a_second_one_does_not_cut_it_short() -> None:
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "interrupt_for_sure()",
+    ],
+    ids=["alone", "sigint blocked", "sigint ignored", "in a verb"],
+)
+def test_sigterm_runs_the_clean_up_and_a_second_one_does_not_cut_it_short(before: str) -> None:
     code = (
         "import os, signal, time\n"
-        "from cluster.signals import terminate_as_interrupt\n"
+        "from cluster.signals import interrupt_for_sure, terminate_as_interrupt\n"
+        f"{before}\n"
         "assert terminate_as_interrupt()\n"
         "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    os.kill(os.getpid(), signal.SIGTERM)\n    print('cleaned', flush=True)\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.bundle import FORMAT_VERSION, MANIFEST, Bundle, Gate, copy_bundle, is_bundle, open_bundle, read_manifest, reseal, seal
+from foundation.bundle import FORMAT_VERSION, MANIFEST, Bundle, Gate, is_bundle, open_bundle, read_manifest, reseal, seal
 from foundation.errors import BundleError
 from foundation.profile import profile
 
@@ -114,14 +114,6 @@ def test_resealing_changes_the_record_and_not_the_files(make_bundle: MakeBundle)
     assert opened.gates == (gate,)
     assert opened.files == bundle.manifest.files
     assert opened == resealed.manifest
-
-
-def test_a_copy_is_whole_and_leaves_nothing_else(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    bundle = make_bundle()
-    target = tmp_path / "exported" / "model"
-    copy_bundle(bundle, target)
-    assert open_bundle(target, digest=bundle.digest).manifest == bundle.manifest
-    assert [path.name for path in target.parent.iterdir()] == ["model"]
 
 
 def test_a_bundle_of_before_profiles_opens_and_a_profile_is_kept(make_bundle: MakeBundle) -> None:
