@@ -50,11 +50,15 @@ def ended_behind(mark: str) -> Iterator[None]:
     Ray ends its servers and trusts the rest to follow. A worker or an agent that is just starting looks for them for a minute first, and
     an interrupted ``ray.init`` does not know its servers yet.
     """
-    known = _with_children(lambda process: _mark_of(process) == mark)
+
+    def marked() -> list[psutil.Process]:
+        return _with_children(lambda process: _mark_of(process) == mark)
+
+    known = marked()  # by now: some lose the mark with their parent, by their title
     try:
         yield
     finally:
-        _end(lambda: {*filter(_is_alive, known), *_with_children(lambda process: _mark_of(process) == mark)})
+        _end(lambda: {*filter(_is_alive, known), *marked()})
 
 
 def _with_children(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:

@@ -11,9 +11,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,6 @@ from cluster import processes, ray_settings, signals
 from cluster.ports import free_port
 from cluster.topology import Topology, check_fits, topology_of
 from foundation.errors import ClusterError, first_line
-from foundation.progress import say
 
 Origin = Literal["given", "job", "local", "private"]
 _REACH_S = 5.0
@@ -102,9 +101,14 @@ def _choose(address: str | None) -> tuple[Origin, str | None]:
 @contextlib.contextmanager
 def _connected(origin: Origin, target: str | None) -> Iterator[None]:
     """Connected within the block; environment and signal handler are put back behind it, so that the next session finds its own."""
-    mark = f"private-{uuid.uuid4().hex}"
-    environment = {processes.MARK: mark} if origin == "private" else {} if origin == "job" else _access(str(target))
-    with _environment(environment, _REMEMBERED), _sigterm_put_back():
+    environment: dict[str, str] = {}
+    ended_behind: AbstractContextManager[None] = contextlib.nullcontext()
+    if origin == "private":
+        mark = f"private-{uuid.uuid4().hex}"
+        environment, ended_behind = {processes.MARK: mark}, processes.ended_behind(mark)
+    elif origin != "job":
+        environment = _access(str(target))
+    with _environment(environment, _REMEMBERED), signals.put_back(signal.SIGTERM):
         try:
             # Cut between the making of its driver in C++ and Python's knowing it, Ray would not shut it down, and the process would crash.
             with signals.held_back("interrupted: stopping as soon as Ray has started"):
@@ -113,7 +117,7 @@ def _connected(origin: Origin, target: str | None) -> Iterator[None]:
             signals.terminate_as_interrupt()
             yield
         finally:
-            with uninterrupted(), processes.ended_behind(mark):
+            with signals.uninterrupted(), ended_behind:
                 # An import that was cut is not there, and imported again it fails, by what it left in sys.modules.
                 if (ray := sys.modules.get("ray")) is not None:
                     ray.shutdown()
@@ -226,32 +230,3 @@ def _token_source() -> str:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "the token in RAY_AUTH_TOKEN"
     return f"the token in {os.environ.get('RAY_AUTH_TOKEN_PATH') or '~/.ray/auth_token'}"
-
-
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let a clean-up finish when Ctrl-C is pressed a second time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def told(*_: object) -> None:
-        say("still cleaning up, a moment please")
-
-    before = signal.signal(signal.SIGINT, told)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _sigterm_put_back() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,7 +17,6 @@ from foundation.progress import say
 
 _IMPORTING = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
 _LOOK_AGAIN_S = 0.05
-_waiting = False
 
 
 def terminate_as_interrupt() -> bool:
@@ -28,7 +27,7 @@ def terminate_as_interrupt() -> bool:
     Returns:
         False, and nothing is changed, outside the main thread, where Python lets nobody install handlers.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main():
         return False
     signal.signal(signal.SIGTERM, _terminate)
     return True
@@ -36,7 +35,9 @@ def terminate_as_interrupt() -> bool:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _hand_on(frame)
+    # Not by SIGINT itself, which Ray blocks in a job's processes; and not past its handler, which may hold it back.
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def interrupt_for_sure() -> None:
@@ -47,7 +48,7 @@ def interrupt_for_sure() -> None:
     stumbles over it. Python itself drops what is raised in hooks around a fork, which is where most interruptions land while a process is
     being started, in ``__del__`` and in callbacks. Takes SIGALRM for itself. An ignored SIGINT stays ignored.
     """
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if _is_main() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGALRM, _look_again)
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _dropped
@@ -55,34 +56,29 @@ def interrupt_for_sure() -> None:
 
 def _dropped(what: sys.UnraisableHookArgs) -> None:
     if what.exc_type is KeyboardInterrupt:
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
+        _look_soon()
     else:
         sys.__unraisablehook__(what)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _waiting
-    if _waiting or not _is_importing(frame):
-        _waiting = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        raise KeyboardInterrupt
-    _waiting = True
+    is_waiting = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    if _is_importing(frame) and not is_waiting:
+        _look_soon()
+        return
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise KeyboardInterrupt
+
+
+def _look_soon() -> None:
     signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
 
 
 def _look_again(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
-        signal.setitimer(signal.ITIMER_REAL, _LOOK_AGAIN_S)
-    else:
-        _hand_on(frame)
-
-
-def _hand_on(frame: FrameType | None) -> None:
-    """Interrupt by whoever handles SIGINT by now, which may hold it back; not by the signal: Ray blocks that in a job's processes."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler):
-        raise KeyboardInterrupt
-    handler(signal.SIGINT, frame)
+        _look_soon()
+    elif callable(handler := signal.getsignal(signal.SIGINT)):  # by now somebody may hold it back, or the process may be at its end
+        handler(signal.SIGINT, frame)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -103,9 +99,6 @@ def held_back(told: str | None = None) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: It came.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -113,10 +106,34 @@ def held_back(told: str | None = None) -> Iterator[None]:
             say(told)
         came.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    with put_back(signal.SIGINT, note):
+        yield
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a clean-up finish when Ctrl-C is pressed a second time."""
+    with put_back(signal.SIGINT, lambda *_: say("still cleaning up, a moment please")):
+        yield
+
+
+@contextmanager
+def put_back(number: int, handler: Callable[[int, FrameType | None], object] | None = None) -> Iterator[None]:
+    """Put a signal's handler back behind the block, in which it is ``handler`` (None: as it was); outside the main thread, do nothing."""
+    if not _is_main():
+        yield
+        return
+    before = signal.getsignal(number)
+    if handler is not None:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        signal.signal(number, before or signal.SIG_DFL)
+
+
+def _is_main() -> bool:
+    """Elsewhere Python lets nobody install handlers."""
+    return threading.current_thread() is threading.main_thread()

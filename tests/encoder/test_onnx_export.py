@@ -14,7 +14,7 @@ import pytest
 import encoder.onnx_export
 from encoder.classifier import SequenceClassifier
 from encoder.onnx_export import GRAPH, export_onnx
-from foundation.bundle import Bundle
+from foundation.bundle import Bundle, open_bundle
 from foundation.errors import BundleError, ConfigError
 from raybert.main import main
 from tests.support.tiny import FAMILIES, make_classifier_bundle
@@ -103,6 +103,8 @@ def test_the_command_exports_either_format_and_says_the_difference(
     assert main([*asked, str(tmp_path / "plain")]) == 0
     assert "largest difference" in capsys.readouterr().out
     assert main(["models", "verify", str(tmp_path / "plain")]) == 0
+    assert open_bundle(tmp_path / "plain", digest=bundle.digest).manifest == bundle.manifest
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert main([*asked, str(tmp_path / "plain")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*asked, str(tmp_path / "other"), "--format", "gguf"]) == 2

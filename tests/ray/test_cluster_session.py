@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -128,11 +129,13 @@ def test_an_address_where_no_cluster_answers_is_told_within_seconds(raybert_home
         assert time.monotonic() - started < 45
 
 
-def test_a_private_session_that_is_interrupted_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+@contextmanager
+def running(script: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A script as a process of its own, and the home that it has."""
+    home = folder / "home"
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED_WHILE_RAY_STARTS],
-        cwd=tmp_path,
+        [sys.executable, "-c", script],
+        cwd=folder,
         env=environment_of(home),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -141,6 +144,13 @@ def test_a_private_session_that_is_interrupted_while_ray_starts_leaves_nothing(t
         start_new_session=True,
     )
     try:
+        yield process, home
+    finally:
+        end_group(process)
+
+
+def test_a_private_session_that_is_interrupted_while_ray_starts_leaves_nothing(tmp_path: Path) -> None:
+    with running(INTERRUPTED_WHILE_RAY_STARTS, tmp_path) as (process, home):
         assert process.stdout is not None
         assert process.stdout.readline() == "servers started\n"
         assert process.stdout.readline() == "ended in order\n"
@@ -148,23 +158,11 @@ def test_a_private_session_that_is_interrupted_while_ray_starts_leaves_nothing(t
         assert [one.pid for one in processes_of(home)] == [process.pid]
         process.communicate("end\n", timeout=30)
         assert process.returncode == 0
-    finally:
-        end_group(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_private_session_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITS_IN_A_SESSION],
-        cwd=tmp_path,
-        env=environment_of(home),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
+    with running(WAITS_IN_A_SESSION, tmp_path) as (process, home):
         assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
         assert len(processes_of(home)) > 3
@@ -174,8 +172,6 @@ def test_an_interrupted_private_session_leaves_nothing(number: signal.Signals, t
         assert out == "ended in order\n"
         assert time.monotonic() - started < 30
         assert_no_processes(home)
-    finally:
-        end_group(process)
 
 
 def test_one_process_goes_from_a_cluster_to_a_private_ray(
