@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 from foundation.errors import ClusterError
+
+_FOR_SERVERS = range(20_000, 30_000)
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
@@ -19,11 +22,21 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that is free at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that is free at this moment and is likely to stay so.
+
+    The system hands out ports from 32768 (Linux) to clients for their connections, and Ray those from 10002 to 19999 to its workers: a port
+    from there can be gone when the server that it was found for starts, seconds or minutes later. So it is drawn at random from those
+    between, below the ones that Kubernetes gives to services (30000).
+
+    Raises:
+        ClusterError: No port of a hundred drawn was free.
+    """
+    draw = random.SystemRandom()  # not the shared generator: runs with one seed would all draw the same ports
+    for _ in range(100):
+        port = draw.choice(_FOR_SERVERS)
+        if is_free(port, host):
+            return port
+    raise ClusterError(f"{host}: of 100 ports drawn between {_FOR_SERVERS[0]} and {_FOR_SERVERS[-1]} none is free; end what listens there")
 
 
 def require_free(port: int, what: str, option: str, host: str = "127.0.0.1") -> None:

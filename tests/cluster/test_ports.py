@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,20 @@ def test_a_found_port_can_be_listened_on() -> None:
     port = free_port()
     assert is_free(port)
     require_free(port, "the dashboard", "dashboard_port=1")
+
+
+def test_a_found_port_is_none_that_clients_or_ray_workers_are_given() -> None:
+    """A port found for the last stage of a long command was once an outgoing connection's when the stage came."""
+    first_for_clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(19_999 < free_port() < first_for_clients for _ in range(200))
+
+
+def test_a_found_port_does_not_follow_the_seed() -> None:
+    drawn = set()
+    for _ in range(5):
+        random.seed(0)
+        drawn.add(free_port())
+    assert len(drawn) > 1
 
 
 def test_a_taken_port_is_refused_with_the_way_out(taken: int) -> None:
