@@ -23,10 +23,10 @@ class Phases:
         self.mark: Callable[[str], AbstractContextManager[object]] | None = None
         """Wraps each phase, so that it has a name in a trace."""
         self.events: dict[str, Callable[[], Any]] = {}
-        """By phase, makes a timing event of the device, whose kernels run behind the clock's back; ``ever`` goes by these. They are kept
+        """By phase, makes a timing event of the device, whose kernels run behind the clock's back; ``lap`` goes by these. They are kept
         until it is called."""
         self._seconds: dict[str, float] = {}
-        self._ever: dict[str, float] = {}
+        self._lap: dict[str, float] = {}
         self._recorded: dict[str, list[tuple[Any, Any]]] = {}
         self._inner: list[float] = []
 
@@ -46,7 +46,7 @@ class Phases:
             own = took - self._inner.pop()
             self._seconds[name] = self._seconds.get(name, 0.0) + own
             if event is None:
-                self._ever[name] = self._ever.get(name, 0.0) + own
+                self._lap[name] = self._lap.get(name, 0.0) + own
             else:
                 self._recorded.setdefault(name, []).append((event, self._event(name)))
             if self._inner:
@@ -57,11 +57,10 @@ class Phases:
         taken, self._seconds = self._seconds, {}
         return taken
 
-    def ever(self, name: str) -> float:
-        """Seconds of a phase since the beginning, of the device where that has events; it has to be done with the phase."""
+    def lap(self, name: str) -> float:
+        """Seconds of a phase since this was last asked of it, of the device where that has events; it has to be done with the phase."""
         passed = sum(begin.elapsed_time(end) for begin, end in self._recorded.pop(name, ())) / 1000
-        self._ever[name] = self._ever.get(name, 0.0) + passed
-        return self._ever[name]
+        return self._lap.pop(name, 0.0) + passed
 
     def _event(self, name: str) -> Any:
         if name not in self.events:

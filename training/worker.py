@@ -155,8 +155,6 @@ class _Run:
         if self.device.type == "cuda":
             engine.phases.events["forward"] = partial(torch.cuda.Event, enable_timing=True)
         self.paces = Paces(engine.world_size)
-        self.forward_s = 0.0
-        """Of this rank's forward passes so far."""
         self.saved_in_s: float | None = None
         """That the last checkpoint took until it was whole."""
         self.notice: leaving.Notice | None = None
@@ -232,9 +230,8 @@ class _Run:
         """What the ranks decide together by the sums: whether all have written their share of a checkpoint; whether any was told to
         leave; how long each took for its forward passes of this step."""
         self.notice = self.notice or leaving.notice()
-        before, self.forward_s = self.forward_s, self.engine.phases.ever("forward")
         paces = [0.0] * self.engine.world_size
-        paces[self.engine.rank] = self.forward_s - before
+        paces[self.engine.rank] = self.engine.phases.lap("forward")
         return self.saving.signal(), float(self.notice is not None and not self.has_decided), *paces
 
     def seal(self, report: StepReport) -> None:

@@ -142,15 +142,26 @@ class Event:
         return end.recorded - self.recorded
 
 
-def test_seconds_since_the_beginning_are_those_of_the_device_where_it_has_events() -> None:
+def test_a_lap_is_the_devices_time_where_it_has_events_whatever_the_profiler_takes() -> None:
     phases = Phases()
     phases.events["forward"] = Event
     for _ in range(2):
         with phases("forward"):
             pass
-    assert phases.ever("forward") == pytest.approx(0.02)
-    phases.take()
+    assert phases.lap("forward") == pytest.approx(0.02)
     with phases("forward"):
         pass
-    assert phases.ever("forward") == pytest.approx(0.03)
-    assert phases.ever("backward") == 0.0
+    phases.take()
+    assert phases.lap("forward") == pytest.approx(0.01)
+    assert phases.lap("forward") == phases.lap("backward") == 0.0
+
+
+def test_without_events_a_lap_is_the_clocks_time_since_the_last_one() -> None:
+    phases, taken = Phases(), []
+    for _ in range(2):
+        with phases("forward"):
+            sum(range(1_000))
+        taken.append(phases.lap("forward"))
+    assert all(taken)
+    assert sum(taken) == pytest.approx(phases.take()["forward"])
+    assert phases.lap("forward") == 0.0
