@@ -19,6 +19,8 @@ _EVERYWHERE = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     # A hung worker is noticed after this; Ray's default is ten minutes.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "120",
+    # The controller looks this often whether workers have ended; Ray's default is 2 s, of which a restart waits two or three.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Workers are told this often of a node that is about to go; Ray's default of 5 s is a sixth of the notice that a node gives.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     # Seconds between SIGTERM and SIGKILL of a stopped job's driver; Ray's default of 3 is too short to end a training run cleanly.

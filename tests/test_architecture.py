@@ -188,6 +188,17 @@ def test_foundation_and_cluster_import_without_engines() -> None:
 
 
 @pytest.mark.slow
+def test_a_sharded_worker_imports_neither_mlflow_nor_what_torch_compiles_with() -> None:
+    code = (
+        "import os, sys\nos.environ['DS_ACCELERATOR'] = 'cpu'\nfrom training.zero import lean_deepspeed\nlean_deepspeed()\n"
+        "import deepspeed.runtime.zero.stage3, deepspeed.runtime.zero.stage_1_and_2, deepspeed.runtime.zero.muon.muon_optimizer\n"
+        "assert 'torch._inductor.compile_fx' not in sys.modules"
+    )
+    assert "mlflow" not in loaded_by(code)
+    assert "mlflow" in loaded_by(f"{code}\nimport mlflow"), "it is there for those who want it"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["corpus", "cluster"])
 def test_packages_without_torch_do_not_load_it_by_a_detour(package: str) -> None:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(package)]

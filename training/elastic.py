@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision, ScalingDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 
@@ -104,12 +105,16 @@ class LivingNodes(ElasticScalingPolicy):  # type: ignore[misc]
 
 
 class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer with that policy, and ours for failures; it has no public place for either."""
+    """Ray's trainer with that policy and ours for failures, and without what serves Ray's datasets; it has no public place for these."""
 
     def __init__(self, *given: Any, record: Path, **named: Any) -> None:
         """``record``: the run's, where the policy tells of waits."""
         super().__init__(*given, **named)
         self._record = record
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # That for datasets starts an actor for each gang, which waits for it; ours are not Ray's.
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **given: Any) -> Any:
         if self.scaling_config.elasticity_enabled:

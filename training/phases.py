@@ -59,7 +59,7 @@ class Phases:
 
     def lap(self, name: str) -> float:
         """Seconds of a phase since this was last asked of it, of the device where that has events; it has to be done with the phase."""
-        passed = sum(begin.elapsed_time(end) for begin, end in self._recorded.pop(name, ())) / 1000
+        passed: float = sum(begin.elapsed_time(end) for begin, end in self._recorded.pop(name, ())) / 1000
         return self._lap.pop(name, 0.0) + passed
 
     def _event(self, name: str) -> Any:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,34 @@ def _clipping(clip_norm: float) -> Callable[[Kind], Kind]:
     return lambda kind: type(f"Clipping{kind.__name__}", (_Clipping, kind), {"clip_norm": clip_norm})
 
 
+def lean_deepspeed() -> Any:
+    """DeepSpeed's module, without three seconds of each worker's start that two of its features take which are not used here: its autotuner
+    imports MLflow if that is there, and its Muon, imported by the first gradient, has torch's whole compiler imported."""
+    with _seems_missing("mlflow"):
+        import deepspeed
+    from deepspeed.runtime import compiler
+
+    compiled, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    finally:
+        compiler.compile = compiled
+    return deepspeed
+
+
+@contextmanager
+def _seems_missing(module: str) -> Iterator[None]:
+    """Let imports of a module fail within the block, unless it is loaded already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def load_shared_memory_op() -> None:
     """Load the op by which processes of a CPU host communicate, built first where it is not yet; DeepSpeed then finds it loaded."""
     import deepspeed
@@ -85,8 +115,7 @@ class DeepSpeedEngine:
     ) -> None:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
+        deepspeed = lean_deepspeed()
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         if device.type == "cpu":
             load_shared_memory_op()
@@ -204,8 +233,9 @@ class DeepSpeedEngine:
         kept: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
         for name, start, owner, offset, length in places:
             # Several parameters lie in one flat tensor; padding between them stays 0.
-            zeros = {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in self._kinds[name]}
-            _, tensors = kept.setdefault(id(owner), (owner, zeros))
+            if id(owner) not in kept:
+                kept[id(owner)] = owner, {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in self._kinds[name]}
+            _, tensors = kept[id(owner)]
             for kind, tensor in tensors.items():
                 tensor.reshape(-1).narrow(0, offset, length).copy_(checkpoint.read(kind, name, start, length))
         for owner, tensors in kept.values():

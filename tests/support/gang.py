@@ -267,11 +267,11 @@ def _rank(rank: int, world_size: int, tasks: Mapping[str, Task], folder: Path) -
 
 def main(folder: Path) -> int:
     """The launcher: fork each gang's ranks, wait for them, give up at the first that fails."""
-    import deepspeed  # noqa: F401  (once, before the fork)
     import transformers  # noqa: F401
 
-    import training.zero  # noqa: F401
+    from training.zero import lean_deepspeed
 
+    lean_deepspeed()  # once, before the fork
     for world_size, tasks in json.loads((folder / "gangs.json").read_text()):
         ranks = set()
         for rank in range(world_size):

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from foundation.records import read_rows
-from training.elastic import LivingNodes, for_the_gang, held_by_others
+from training.elastic import ElasticTrainer, LivingNodes, for_the_gang, held_by_others
 
 CPU = {"CPU": 1.0}
 
@@ -119,3 +121,13 @@ def test_ray_train_takes_a_policy_where_ours_comes_in() -> None:
     assert "self._initialize_and_run_controller(" in source
     assert "scaling_policy=create_scaling_policy(self.scaling_config)" in source
     assert "failure_policy=create_failure_policy(self.run_config.failure_config)" in source
+    assert "callbacks=self._create_default_callbacks()" in source
+
+
+def test_a_gang_starts_all_that_rays_own_would_but_an_actor_for_datasets(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"scaling_config": ScalingConfig(num_workers=1)}
+    ours = ElasticTrainer(lambda: None, record=tmp_path / "metrics.jsonl", **given)
+    rays = TorchTrainer(lambda: None, **given)
+    started, theirs = ([type(callback) for callback in trainer._create_default_callbacks()] for trainer in (ours, rays))
+    assert DatasetsCallback in theirs
+    assert started == [kind for kind in theirs if kind is not DatasetsCallback]
