@@ -23,9 +23,8 @@ from benchmarks.pays_recipes import (
     CHOOSING_SEED,
     CHOSEN_AT,
     FINE_TUNING,
-    HIDDEN,
-    LAYERS,
     LONGEST,
+    NEW_MODELS,
     SEEDS,
     VOCABULARY,
     Recipe,
@@ -93,7 +92,7 @@ class Bench:
 
         def make() -> Mapping[str, Any]:
             if not stages:
-                return self._blank(folder)
+                return self._blank(recipe.start, folder)
             before, _ = self.model(recipe, stages - 1)
             return self._pretrain(recipe.start, recipe.stages[stages - 1], before, folder)
 
@@ -129,9 +128,11 @@ class Bench:
 
     def packed(self, start: Start, texts: str) -> Path:
         """The build that a stage is trained on."""
-        general = self.work / f"general-{start}"
-        if texts == "general" or start == "scratch":  # the general corpus has the vocabulary of what begins from scratch
-            tokenizer, vocabulary = (None, VOCABULARY) if start == "scratch" else (TOKENIZER, None)
+        is_new = start in NEW_MODELS
+        kept = "scratch" if is_new else start
+        general = self.work / f"general-{kept}"
+        if texts == "general" or is_new:  # the general corpus has the vocabulary of what begins from scratch
+            tokenizer, vocabulary = (None, VOCABULARY) if is_new else (TOKENIZER, None)
             table = documents(self.corpus)
             held_out = some_held_out(table.column("split").to_pylist(), HELD_OUT_DOCUMENTS["general"])
             build(table.filter(pa.array(held_out)), general, tokenizer=tokenizer, vocabulary=vocabulary, without=self._test_texts)
@@ -140,12 +141,12 @@ class Bench:
         found = self.data.train.texts
         every = max(20, len(found) // HELD_OUT_DOCUMENTS["task"])
         split = ["validation" if number % every == 0 else "train" for number in range(len(found))]
-        out = self.work / f"task-{start}"
-        build(pa.table({"text": found, "split": split}), out, tokenizer=TOKENIZER if start == "minilm" else str(general / "tokenizer"))
+        out = self.work / f"task-{kept}"
+        build(pa.table({"text": found, "split": split}), out, tokenizer=str(general / "tokenizer") if is_new else TOKENIZER)
         return out
 
-    def _blank(self, folder: Path) -> Answer:
-        recipe = {"data": str(self.packed("scratch", "general")), "new_model": {"layers": LAYERS, "hidden": HIDDEN}, "steps": 1}
+    def _blank(self, start: Start, folder: Path) -> Answer:
+        recipe = {"data": str(self.packed(start, "general")), "new_model": NEW_MODELS[start], "steps": 1}
         with Side(self._command("pretrain", recipe), threads=self.threads) as side:
             side.ask({"do": "save", "folder": str(folder)})
         return {}

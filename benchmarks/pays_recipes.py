@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Texts = Literal["general", "task"]
-Start = Literal["scratch", "minilm"]
+Start = Literal["scratch", "modern", "minilm"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,13 @@ class Recipe:
         return {"start": self.start, "stages": [asdict(stage) for stage in self.stages[:stages]]}
 
 
-LAYERS, HIDDEN, VOCABULARY = 4, 192, 8_192
-"""Of the model from scratch."""
+NEW_MODELS: dict[Start, dict[str, Any]] = {
+    "scratch": {"layers": 4, "hidden": 192},
+    "modern": {"family": "modernbert", "layers": 4, "hidden": 192},
+}
+"""Those from scratch: BERT, whose classifier reads the first token, and ModernBERT, whose classifier reads the mean of all."""
+VOCABULARY = 8_192
+"""Of both."""
 
 
 def falling(texts: Texts, minutes: float, peak_lr: float) -> Stage:
@@ -55,6 +60,9 @@ RECIPES = (
     Recipe("scratch", "scratch"),
     Recipe("scratch-general-15", "scratch", (falling("general", 15, 2e-3),)),
     Recipe("scratch-task-15", "scratch", (falling("task", 15, 2e-3),)),
+    Recipe("modern", "modern"),
+    Recipe("modern-general-15", "modern", (falling("general", 15, 2e-3),)),
+    Recipe("modern-task-15", "modern", (falling("task", 15, 2e-3),)),
     Recipe("minilm", "minilm"),
     Recipe("minilm-general-15", "minilm", (Stage("general", 15, 1e-4),)),
     Recipe("minilm-task-15", "minilm", (Stage("task", 15, 1e-4),)),
@@ -76,8 +84,10 @@ class FineTuning:
     rows_per_step: dict[int | None, int]
 
 
+_FROM_SCRATCH = FineTuning((2.5e-4, 5e-4, 1e-3, 2e-3), {10: 15, 100: 8, None: 3}, {10: 16, 100: 32, None: 32})
 FINE_TUNING: dict[Start, FineTuning] = {
-    "scratch": FineTuning((2.5e-4, 5e-4, 1e-3, 2e-3), {10: 15, 100: 8, None: 3}, {10: 16, 100: 32, None: 32}),
+    "scratch": _FROM_SCRATCH,
+    "modern": _FROM_SCRATCH,
     "minilm": FineTuning((1e-4, 2e-4, 4e-4), {10: 15, 100: 4, None: 1}, {10: 16, 100: 32, None: 32}),
 }
 LONGEST = 32

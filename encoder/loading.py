@@ -154,6 +154,8 @@ def blank_masked_lm(
     }
     if shape.family == "modernbert":
         given |= {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+        # As the published ones: masked-word prediction teaches the first token nothing of the others, which a classifier could read there.
+        given["classifier_pooling"] = "mean"
     if shape.family == "distilbert":
         names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
         given = {names.get(key, key): value for key, value in given.items()}

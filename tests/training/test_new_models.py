@@ -12,6 +12,7 @@ import torch
 
 from corpus.shards import PackedRows
 from encoder.config import AttentionKind
+from encoder.padding_free import averages
 from foundation.bundle import open_bundle
 from foundation.errors import EncoderError
 from tests.support.steps import one_thread
@@ -111,6 +112,7 @@ def test_an_encoder_from_scratch_is_what_transformers_loads_and_a_classifier_beg
     assembly = assemble(finetuning, planned.location)
     begun, of_bundle = dict(assembly.model.base_model.named_parameters()), dict(loaded.base_model.named_parameters())
     assert [name for name in of_bundle if not torch.equal(begun[name], of_bundle[name])] == []
+    assert averages(assembly.model) == (family == "modernbert")
     checkpoint, losses, metrics = trained(finetuning, assembly, tmp_path / "classifier-checkpoint")
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     labelled = read_labelled(finetuning)
