@@ -128,11 +128,10 @@ class Bench:
 
     def packed(self, start: Start, texts: str) -> Path:
         """The build that a stage is trained on."""
-        is_new = start in NEW_MODELS
-        kept = "scratch" if is_new else start
-        general = self.work / f"general-{kept}"
-        if texts == "general" or is_new:  # the general corpus has the vocabulary of what begins from scratch
-            tokenizer, vocabulary = (None, VOCABULARY) if is_new else (TOKENIZER, None)
+        is_new = start in NEW_MODELS  # they have one vocabulary, that of the general corpus
+        general, task = (self.work / f"{name}-{'new' if is_new else start}" for name in ("general", "task"))
+        tokenizer, vocabulary = (None, VOCABULARY) if is_new else (TOKENIZER, None)
+        if texts == "general" or is_new:
             table = documents(self.corpus)
             held_out = some_held_out(table.column("split").to_pylist(), HELD_OUT_DOCUMENTS["general"])
             build(table.filter(pa.array(held_out)), general, tokenizer=tokenizer, vocabulary=vocabulary, without=self._test_texts)
@@ -141,9 +140,8 @@ class Bench:
         found = self.data.train.texts
         every = max(20, len(found) // HELD_OUT_DOCUMENTS["task"])
         split = ["validation" if number % every == 0 else "train" for number in range(len(found))]
-        out = self.work / f"task-{kept}"
-        build(pa.table({"text": found, "split": split}), out, tokenizer=str(general / "tokenizer") if is_new else TOKENIZER)
-        return out
+        build(pa.table({"text": found, "split": split}), task, tokenizer=tokenizer or str(general / "tokenizer"))
+        return task
 
     def _blank(self, start: Start, folder: Path) -> Answer:
         recipe = {"data": str(self.packed(start, "general")), "new_model": NEW_MODELS[start], "steps": 1}

@@ -42,10 +42,8 @@ class Recipe:
         return {"start": self.start, "stages": [asdict(stage) for stage in self.stages[:stages]]}
 
 
-NEW_MODELS: dict[Start, dict[str, Any]] = {
-    "scratch": {"layers": 4, "hidden": 192},
-    "modern": {"family": "modernbert", "layers": 4, "hidden": 192},
-}
+_SIZES = {"layers": 4, "hidden": 192}
+NEW_MODELS: dict[Start, dict[str, Any]] = {"scratch": _SIZES, "modern": {"family": "modernbert", **_SIZES}}
 """Those from scratch: BERT, whose classifier reads the first token, and ModernBERT, whose classifier reads the mean of all."""
 VOCABULARY = 8_192
 """Of both."""

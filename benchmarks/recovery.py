@@ -39,7 +39,7 @@ DETECTION_S, RESIZE_S, PEERS_START_S = 4.0, 10.0, 10.0
 ROWS_PER_STEP, LONGEST = 8, 32
 STEPS_BEFORE = 15
 PATIENCE_S = 300.0
-_GOOD_TO_HAVE_S = 3.0  # a checkpoint is committed up to two seconds after its report
+_GOOD_TO_HAVE_S = 3.0  # the peer commits a checkpoint up to two seconds after its report
 
 
 @dataclass

@@ -35,6 +35,7 @@ from training.optimisers import new_optimiser, set_rates
 from training.preparation import prepare
 from training.ranks import gathered
 from training.saving import Writer
+from training.zero import DeepSpeedEngine, lean_deepspeed
 
 
 class Replicated:
@@ -78,8 +79,6 @@ def engine(stage: int | None, assembly: Assembly, recipe: RunConfig) -> Any:
     prepare(assembly.model, recipe, decisions)
     if stage is None:
         return Replicated(assembly.model, assembly.objective, recipe.optimiser)
-    from training.zero import DeepSpeedEngine
-
     return DeepSpeedEngine(assembly.model, assembly.objective, recipe.optimiser, deepspeed_config(recipe, decisions), device=CPU)
 
 
@@ -102,8 +101,7 @@ def main(spec: Mapping[str, Any]) -> None:
     """Answer requests until there are no more."""
     recipe, engines = PretrainConfig.model_validate(spec["recipe"]), []
     with gang(spec["workers"], spec["threads"]) as (requests, answer):
-        import deepspeed  # noqa: F401  (its code is not what a model holds)
-
+        lean_deepspeed()  # its code is not what a model holds
         before = memory(CPU)["memory_bytes"]
 
         def made(assembly: Assembly) -> Any:
