@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from cluster.ports import free_port, is_free, require_free
 from cluster.state import ClusterState, created_at, file_of, find, forget, running, save
 from foundation.config import Config
 from foundation.errors import ClusterError, RunError
-from foundation.home import home
+from foundation.home import home, now_utc
 
 __all__ = ["down", "environment_of", "plan", "running", "up"]
 
@@ -170,7 +169,7 @@ def _launch(planned: Plan, token: str) -> tuple[ClusterState, subprocess.Popen[b
             nodes=spec.nodes,
             cpus_per_node=planned.cpus_per_node,
             gpus_per_node=spec.gpus_per_node,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            started=now_utc(),
         )
         with log_file.open("wb") as log:
             supervisor = subprocess.Popen(

@@ -12,7 +12,6 @@ of rows, not by the data.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from corpus.windows import PREFIXES, PackedWriter
 from foundation.bundle import sha256_of, software_versions
 from foundation.errors import DataError
 from foundation.folders import new_folder, require_room
-from foundation.home import write_atomically
+from foundation.home import now_utc, write_atomically
 
 # Room for the manifest and the Arrow files' own headers.
 _MANIFEST_BYTES = 100_000
@@ -99,7 +98,7 @@ def apply(
             hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
             stages = _with_examples(decisions, kept, pieces, [text for source in prepared.values() for text in source.bad_examples])
             manifest = BuildManifest(
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                created=now_utc(),
                 recipe=config.model_dump(mode="json"),
                 recipe_fingerprint=plan.recipe_fingerprint,
                 fingerprint=fingerprint_of(hashes),

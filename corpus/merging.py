@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from corpus.shards import TOKENIZER_FOLDER, renumber_shard
 from corpus.windows import PREFIXES
 from foundation.bundle import sha256_of, software_versions
 from foundation.folders import new_folder
-from foundation.home import write_atomically
+from foundation.home import now_utc, write_atomically
 
 _MANIFEST_BYTES = 100_000
 _SHOWN_EXAMPLES = 3
@@ -52,7 +51,7 @@ def apply(plan: MergePlan, *, replace: bool = False, on_progress: Callable[[int]
         packed = _write_packed(parts, folder, on_progress)
         hashes = {name: sha256_of(folder / name) for name in files_in(folder)}
         manifest = BuildManifest(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=now_utc(),
             recipe=_recipe(parts),
             recipe_fingerprint=plan.recipe_fingerprint,
             fingerprint=fingerprint_of(hashes),

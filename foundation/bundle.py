@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, Self
@@ -19,7 +18,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foundation.errors import BundleError
-from foundation.home import write_atomically
+from foundation.home import now_utc, write_atomically
 from foundation.profile import Profile
 
 MANIFEST = "raybert.json"
@@ -178,7 +177,7 @@ def seal(
         takes_pairs=takes_pairs,
         thresholds=dict(thresholds) if thresholds else None,
         run_id=run_id,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=now_utc(),
         data_fingerprint=data_fingerprint,
         git_revision=git_revision,
         metrics=dict(metrics or {}),

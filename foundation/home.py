@@ -64,6 +64,11 @@ def new_run_id(verb: str) -> str:
     return f"{verb}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
+def now_utc() -> str:
+    """The time, UTC, ISO 8601, to the second: as records hold it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def checked_run_id(name: str) -> str:
     """A run's name that a user gave, if it can be one and no run of this home has it.
 

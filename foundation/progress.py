@@ -65,6 +65,11 @@ class _Lines:
         say(f"{self._what}: {self._unit} {done}/{self._total}{speed}{eta}  {_figures(figures)}".rstrip())
 
 
+def size(count: float) -> str:
+    """Bytes as people write them: ``612 MB``, ``1.4 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
 @contextmanager
 def progress(what: str, total: int, *, unit: str = "step", every_s: float = 10.0) -> Iterator[Progress]:
     """Show the progress of ``total`` units of work: a bar when stderr is a terminal, else a line each ``every_s`` seconds."""

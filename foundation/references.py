@@ -13,7 +13,8 @@ from pathlib import Path
 from foundation.bundle import Bundle, is_bundle, open_bundle
 from foundation.errors import EncoderError
 from foundation.packages import fetch_folder
-from foundation.registry import Registry, Version
+from foundation.registry import Registry
+from foundation.versions import Version
 
 _VERSION = re.compile(r"^(?P<name>[^/@]+)/(?P<version>\d+)$")
 _ALIAS = re.compile(r"^(?P<name>[^/@]+)@(?P<alias>[A-Za-z][\w-]*)$")

@@ -1,64 +1,36 @@
 """The model registry: MLflow model versions, with ``champion`` as the one authority over what is served.
 
 Versions are immutable: the SHA-256 of a version's ``raybert.json`` is kept as a tag, and a bundle that no longer matches it is refused.
-Moving ``champion`` is a compare-and-swap; ``previous`` follows it, so that ``rollback`` has somewhere to go.
+Who may become champion is decided in ``evidence.py``, where the aliases stand then in ``champions.py``; ``alias_store.py`` moves them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import getpass
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
+from foundation.alias_store import AliasStore, alias_store, moves_in
+from foundation.artifacts import check_uploaded, download, folder_of, remove, stored_files
 from foundation.bundle import Bundle, Gate, open_bundle
-from foundation.errors import GateError, RegistryError
-from foundation.home import Home, home
+from foundation.champions import CHAMPION, MOST_WHY, PREVIOUS, Move, challenged, promoted
+from foundation.errors import BundleError, GateError, RegistryError
+from foundation.evidence import Compared, Decision, Evaluation, decide, objections_to
+from foundation.home import Home, home, now_utc
+from foundation.versions import DATA, DIGEST, EVALUATION, GOING, RUN, Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
-CHAMPION = "champion"
-PREVIOUS = "previous"
-_DIGEST = "raybert.digest"
-_PROMOTED = "raybert.promoted"
-_EVALUATION = "raybert.evaluation"
 _UNSET = object()
-
-
-@dataclass(frozen=True)
-class Version:
-    """One registered model version."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    digest: str
-    """SHA-256 of the bundle's ``raybert.json``."""
-    source: str
-    """URI of the bundle."""
-    run_id: str | None
-    """MLflow's run id."""
-    created: str
-    tags: dict[str, str]
-
-    @property
-    def ref(self) -> str:
-        """``NAME/version``."""
-        return f"{self.name}/{self.version}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``--json``."""
-        return asdict(self) | {"aliases": list(self.aliases), "ref": self.ref}
 
 
 def check_name(name: str) -> None:
@@ -110,14 +82,20 @@ class Registry:
         return self._store_file is not None and not self._store_file.exists()
 
     def register(self, name: str, bundle: Bundle, *, source: str, run_id: str) -> Version:
-        """Add a bundle that lies at ``source`` (an artifact of MLflow run ``run_id``) as the next version of ``name``."""
+        """Add a bundle that lies at ``source`` (an artifact of MLflow run ``run_id``) as the next version of ``name``.
+
+        Raises:
+            RegistryError: What lies there is not the whole bundle, or the name cannot be one.
+        """
         from mlflow.exceptions import MlflowException
 
         check_name(name)
+        tags = {DIGEST: bundle.digest, DATA: bundle.manifest.data_fingerprint, RUN: bundle.manifest.run_id}
         with quiet_mlflow():
+            check_uploaded(bundle, source, self.tracking_uri)
             with contextlib.suppress(MlflowException):  # it exists already
                 self.client.create_registered_model(name)
-            created = self.client.create_model_version(name, source, run_id=run_id, tags={_DIGEST: bundle.digest})
+            created = self.client.create_model_version(name, source, run_id=run_id, tags=tags)
         return self.version(name, int(created.version))
 
     def names(self) -> list[str]:
@@ -129,10 +107,15 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions of ``name``, newest first."""
-        self._aliases(name)
+        aliases = self._aliases(name)
         with quiet_mlflow():
-            found = self.client.search_model_versions(f"name='{name}'", max_results=1000)
-        return [self.version(name, int(item.version)) for item in sorted(found, key=lambda item: -int(item.version))]
+            found = self.client.search_model_versions(f"name='{name}'", max_results=10_000)
+        return [Version.of(item, aliases) for item in sorted(found, key=lambda item: -int(item.version))]
+
+    def find(self, *, data: str | None = None, run: str | None = None) -> list[Version]:
+        """Versions of any name that were trained on data whose fingerprint begins so, or by that run."""
+        found = (version for name in self.names() for version in self.versions(name))
+        return [item for item in found if (item.data or "").startswith(data or "") and run in (None, item.trained_by)]
 
     def version(self, name: str, version: int) -> Version:
         """One version by number."""
@@ -144,16 +127,7 @@ class Registry:
                 found = self.client.get_model_version(name, str(version))
         except MlflowException:
             raise RegistryError(f"{name}/{version}: no such version; `raybert models show {name}` lists them") from None
-        return Version(
-            name=name,
-            version=int(found.version),
-            aliases=tuple(sorted(alias for alias, number in aliases.items() if number == int(found.version))),
-            digest=found.tags.get(_DIGEST, ""),
-            source=found.source,
-            run_id=found.run_id or None,
-            created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
-            tags=dict(found.tags),
-        )
+        return Version.of(found, aliases)
 
     def at(self, name: str, alias: str) -> Version:
         """The version that an alias names."""
@@ -169,121 +143,213 @@ class Registry:
 
     def fetch(self, version: Version) -> Bundle:
         """Bring a version's bundle to this machine (into the cache unless it lies here already) and verify it."""
-        return open_bundle(self._local_copy(version), digest=version.digest or None)
-
-    def record_evaluation(
-        self, version: Version, *, metrics: Mapping[str, float], gates: Sequence[Gate], rows: int, data_fingerprint: str
-    ) -> None:
-        """Keep an evaluation as the version's evidence; the last one decides whether it may be promoted."""
-        evidence = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "data": data_fingerprint,
-            "rows": rows,
-            "metrics": dict(metrics),
-            "gates": [gate.model_dump() for gate in gates],
-        }
+        digest = version.digest or None
+        if (local := folder_of(version.source)) is not None:
+            return open_bundle(local, digest=digest)
+        cached = self.home.cache / "bundles" / (version.digest or f"{version.name}-{version.version}")
+        if cached.is_dir():
+            with contextlib.suppress(BundleError):  # damaged here, which says nothing of the original
+                return open_bundle(cached, digest=digest)
+            shutil.rmtree(cached)
         with quiet_mlflow():
-            self.client.set_model_version_tag(version.name, str(version.version), _EVALUATION, json.dumps(evidence))
+            download(version.source, cached, self.tracking_uri)
+        return open_bundle(cached, digest=digest)
 
-    def promote(self, name: str, version: int, *, reason: str = "", force: bool = False, expected: int | object | None = _UNSET) -> Version:
+    def recipe_of(self, version: Version) -> dict[str, str]:
+        """Dotted key to value of the recipe that trained a version; empty when its run is not recorded at this store."""
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException), quiet_mlflow():
+            return dict(self.client.get_run(version.run_id or "").data.params)
+        return {}
+
+    def bytes_of(self, version: Version) -> int:
+        """What its files take where they are kept."""
+        with quiet_mlflow():
+            return sum(stored_files(version.source, self.tracking_uri).values())
+
+    def remove(self, version: Version) -> str | None:
+        """Remove a version that no alias names, and its files unless another version has the same.
+
+        Returns:
+            Why its files could not be removed, if so.
+
+        Raises:
+            RegistryError: An alias names it.
+        """
+        place = (version.name, str(version.version))
+        with quiet_mlflow():
+            # Marked first, then looked at: a promotion that came before is seen here, one that comes after sees the mark.
+            self.client.set_model_version_tag(*place, GOING, now_utc())
+            if aliases := self.version(version.name, version.version).aliases:
+                self.client.delete_model_version_tag(*place, GOING)
+                raise RegistryError(f"{version.ref}: is {' and '.join(aliases)}, and stays")
+            self.client.delete_model_version(*place)
+            if any(other.source == version.source for name in self.names() for other in self.versions(name)):
+                return "another version has the same"
+            if not self._holds(version):
+                return f"{version.source} is not an artifact of its run"
+            return remove(version.source, self.tracking_uri)
+
+    def _holds(self, version: Version) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException):
+            return version.source.startswith(f"{self.client.get_run(version.run_id or '').info.artifact_uri}/")
+        return False
+
+    def record_evaluation(self, version: Version, evaluation: Evaluation) -> None:
+        """Keep an evaluation as evidence for a version; of the same rows the last one counts."""
+        with quiet_mlflow():
+            key = f"{EVALUATION}.{evaluation.data[:16]}.{evaluation.split}"
+            self.client.set_model_version_tag(version.name, str(version.version), key, evaluation.model_dump_json())
+
+    def history(self, name: str) -> list[Move]:
+        """All moves of a model's aliases, the first one first."""
+        return moves_in(self._model(name).tags)
+
+    def promote(self, name: str, version: int, *, reason: str = "", force: bool = False, expected: int | object | None = _UNSET) -> Move:
         """Make ``version`` the champion.
 
         Args:
             name: The registered model.
             version: The version to promote.
             reason: Why; kept with who and when. Required with ``force``.
-            force: Promote although a gate failed or none was checked.
+            force: Promote although a gate failed, none was checked, or it was not measured on the champion's rows.
             expected: The champion that the caller saw; the promotion is refused when another one stands there now.
 
         Raises:
-            GateError: The gates of the last recorded evaluation, or else the bundle's own, did not pass.
+            GateError: Its evidence does not suffice.
             BundleError: The bundle was altered since it was registered.
-            RegistryError: Unknown version, a lost race, or ``force`` without a reason.
+            RegistryError: Unknown version, a lost race, ``force`` without a reason, or a reason that is too long.
         """
         wanted = self.version(name, version)
-        bundle = self.fetch(wanted)
-        gates = self._gates(wanted) or bundle.manifest.gates
-        if not (gates and all(gate.passed for gate in gates)) and not force:
-            failed = [f"{gate.metric} is {gate.found:.4f}, wanted {gate.wanted:.4f}" for gate in gates if not gate.passed]
-            found = "; ".join(failed) or "no gate was checked (run `raybert evaluate` on it first)"
-            raise GateError(f"{wanted.ref}: not promoted: {found}; to promote all the same: --force --reason TEXT")
+        own_gates = self.fetch(wanted).manifest.gates
+        _check_reason(reason)
         if force and not reason:
             raise RegistryError(f"{wanted.ref}: --force needs --reason TEXT, which is kept with the version")
-        with self._exclusive():
-            aliases = self._aliases(name)
+
+        def move(aliases: Mapping[str, int], number: int) -> Move:
             current = aliases.get(CHAMPION)
             if expected is not _UNSET and current != expected:
                 raise RegistryError(
                     f"{name}: champion is version {current}, not {expected} as expected; somebody else moved it, look again"
                 )
-            self._point(name, aliases, version, reason=reason, forced=force)
-        return self.version(name, version)
+            decision = self._decide(wanted, own_gates, current)
+            objections = objections_to(decision)
+            if objections and not force:
+                raise GateError(f"{wanted.ref}: not promoted: {'; '.join(objections)}; to promote all the same: --force --reason TEXT")
+            _check_stays(self.version(name, version))
+            return _move("promote", number, version, aliases, promoted(aliases, version), reason, objections, decision.compared)
 
-    def rollback(self, name: str, *, reason: str = "") -> Version:
-        """Make the previous champion the champion again; what is champion now becomes previous."""
-        with self._exclusive():
-            aliases = self._aliases(name)
-            if PREVIOUS not in aliases:
-                raise RegistryError(f"{name}: no previous champion to go back to; `raybert models show {name}` lists the versions")
-            target = self.version(name, aliases[PREVIOUS])
-            self.fetch(target)  # never roll back to an altered bundle
-            self._point(name, aliases, target.version, reason=reason or "rollback", forced=False)
-        return self.version(name, target.version)
+        return self._move(name, move)
 
-    def _gates(self, version: Version) -> tuple[Gate, ...]:
-        evidence = json.loads(version.tags.get(_EVALUATION, "{}"))
-        return tuple(Gate.model_validate(gate) for gate in evidence.get("gates", []))
+    def objections(self, version: Version) -> tuple[str, ...]:
+        """What stands against promoting a version now; empty when nothing does."""
+        return objections_to(self._decide(version, self.fetch(version).manifest.gates, self.champion(version.name)))
 
-    def _point(self, name: str, aliases: dict[str, int], version: int, *, reason: str, forced: bool) -> None:
-        current = aliases.get(CHAMPION)
-        note = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "by": getpass.getuser(),
-            "why": reason,
-            "forced": forced,
-        }
+    def _decide(self, version: Version, own_gates: Sequence[Gate], champion: int | None) -> Decision:
+        others = self.version(version.name, champion).evaluations if champion not in (None, version.version) else ()
+        return decide(version.ref, version.evaluations, own_gates, others)
+
+    def challenge(self, name: str, version: int, *, reason: str = "") -> Move:
+        """Put ``version`` beside the champion, as ``challenger``.
+
+        Raises:
+            BundleError: The bundle was altered since it was registered.
+            RegistryError: Unknown version, the champion itself, a lost race, or a reason that is too long.
+        """
+        wanted = self.version(name, version)
+        self.fetch(wanted)
+        _check_reason(reason)
+
+        def move(aliases: Mapping[str, int], number: int) -> Move:
+            if aliases.get(CHAMPION) == version:
+                raise RegistryError(f"{wanted.ref}: is champion, and cannot challenge itself")
+            _check_stays(self.version(name, version))
+            return _move("challenge", number, version, aliases, challenged(aliases, version), reason)
+
+        return self._move(name, move)
+
+    def rollback(self, name: str, *, reason: str = "") -> Move:
+        """Make the previous champion the champion again; what is champion now becomes previous.
+
+        Raises:
+            BundleError: The previous champion was altered since it was registered.
+            RegistryError: There is none, or a lost race.
+        """
+        aliases = self._aliases(name)
+        if PREVIOUS not in aliases:
+            raise RegistryError(f"{name}: no previous champion to go back to; `raybert models show {name}` lists the versions")
+        target = self.version(name, aliases[PREVIOUS])
+        self.fetch(target)
+        _check_reason(reason)
+
+        def move(now: Mapping[str, int], number: int) -> Move:
+            if now.get(PREVIOUS) != target.version or now.get(CHAMPION) != aliases.get(CHAMPION):
+                raise RegistryError(f"{name}: somebody else moved its champion meanwhile, to version {now.get(CHAMPION)}; look again")
+            return _move("rollback", number, target.version, now, promoted(now, target.version), reason or "rollback")
+
+        return self._move(name, move)
+
+    def _move(self, name: str, make: Callable[[Mapping[str, int], int], Move]) -> Move:
         with quiet_mlflow():
-            if current is not None and current != version:
-                self.client.set_registered_model_alias(name, PREVIOUS, str(current))
-            self.client.set_registered_model_alias(name, CHAMPION, str(version))
-            self.client.set_model_version_tag(name, str(version), _PROMOTED, json.dumps(note))
+            return self._alias_store.move(name, make)
 
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        # One lock per store and home. A remote store has no lock to take; there `expected` detects a race that was lost before the swap.
-        self.home.root.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(self.tracking_uri.encode()).hexdigest()[:12]
-        with (self.home.root / f".registry-{digest}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    @functools.cached_property
+    def _alias_store(self) -> AliasStore:
+        return alias_store(self.client, self.tracking_uri)
 
     def _aliases(self, name: str) -> dict[str, int]:
+        return {alias: int(version) for alias, version in self._model(name).aliases.items()}
+
+    def _model(self, name: str) -> RegisteredModel:
         if self._holds_nothing:
             raise RegistryError(f"{name}: no such model in the registry at {self.tracking_uri}; registered: none yet")
         from mlflow.exceptions import MlflowException
 
         try:
             with quiet_mlflow():
-                model = self.client.get_registered_model(name)
+                return self.client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise RegistryError(f"{self.tracking_uri}: the registry does not answer: {error.message}") from None
             known = ", ".join(self.names()) or "none yet"
             raise RegistryError(f"{name}: no such model in the registry at {self.tracking_uri}; registered: {known}") from None
-        return {alias: int(version) for alias, version in model.aliases.items()}
 
-    def _local_copy(self, version: Version) -> Path:
-        local = Path(version.source.removeprefix("file://"))
-        if local.is_absolute() and local.is_dir():
-            return local
-        cached = self.home.cache / "bundles" / (version.digest or f"{version.name}-{version.version}")
-        if not cached.is_dir():
-            from mlflow.artifacts import download_artifacts
 
-            part = cached.with_name(f".{cached.name}.{os.getpid()}")
-            part.mkdir(parents=True, exist_ok=True)
-            with quiet_mlflow():
-                fetched = Path(download_artifacts(artifact_uri=version.source, dst_path=str(part), tracking_uri=self.tracking_uri))
-            with contextlib.suppress(OSError):  # another process was quicker
-                os.rename(fetched, cached)
-        return cached
+def _move(
+    action: Literal["promote", "rollback", "challenge"],
+    number: int,
+    version: int,
+    before: Mapping[str, int],
+    after: dict[str, int],
+    reason: str,
+    objections: tuple[str, ...] = (),
+    compared: Compared | None = None,
+) -> Move:
+    return Move(
+        number=number,
+        action=action,
+        version=version,
+        before=before.get(CHAMPION),
+        aliases=after,
+        at=now_utc(),
+        by=f"{getpass.getuser()}@{socket.gethostname()}",
+        why=reason,
+        forced=bool(objections),
+        objections=objections,
+        data=compared.data if compared else None,
+        split=compared.split if compared else None,
+        compared=compared.metrics if compared else {},
+    )
+
+
+def _check_stays(version: Version) -> None:
+    if GOING in version.tags:
+        raise RegistryError(f"{version.ref}: is being removed; choose another version")
+
+
+def _check_reason(reason: str) -> None:
+    if len(reason) > MOST_WHY:
+        raise RegistryError(f"--reason: {len(reason):,} characters, at most {MOST_WHY:,} are kept")

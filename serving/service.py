@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from foundation.errors import ClusterError, ConfigError, ServiceError
+from foundation.home import now_utc
 from foundation.progress import duration, say
 from foundation.references import Resolved
 from serving import state as records
@@ -118,7 +118,7 @@ def up(config: ServiceConfig, *, address: str | None = None, ready_timeout_s: fl
                     address=_address_of(session),
                     cluster=cluster_name,
                     max_texts_per_request=config.max_texts_per_request,
-                    started=datetime.now(UTC).isoformat(timespec="seconds"),
+                    started=now_utc(),
                 )
                 _wait_until_ready(service, ready_timeout_s)
                 records.save(service)

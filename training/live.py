@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from foundation.progress import duration, say
+from foundation.progress import duration, say, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -136,11 +136,6 @@ def sparkline(values: Iterable[float]) -> str:
     low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((value - low) * scale)] if math.isfinite(value) else " " for value in values)
-
-
-def size(count: float) -> str:
-    """Bytes as people write them: ``612 MB``, ``1.4 GB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def line(view: View, now: float) -> str:

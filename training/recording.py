@@ -16,7 +16,8 @@ from foundation.config import flat
 from foundation.errors import first_line
 from foundation.home import Home, home
 from foundation.progress import say
-from foundation.registry import Registry, Version, quiet_mlflow
+from foundation.registry import Registry, quiet_mlflow
+from foundation.versions import Version
 
 EXPERIMENT = "raybert"
 # What MLflow takes in one call.

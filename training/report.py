@@ -16,9 +16,8 @@ import yaml
 from foundation.home import write_atomically
 from foundation.page import page as framed
 from foundation.page import table
-from foundation.progress import duration
+from foundation.progress import duration, size
 from training.charts import STYLE, bar, curves, legend
-from training.live import size
 from training.runs import REPORT_FILE, TRACE_FILE, Run
 
 _PARTS = {

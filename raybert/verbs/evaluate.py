@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,11 +55,11 @@ def evaluate(
 
     A file with a column of splits: raybert evaluate --model reviews/1 --data reviews.parquet --split-column split
     """
-    from pathlib import Path
-
     from corpus.config import LabelledDataConfig
     from corpus.labelled import load_labelled
     from corpus.manifest import is_build
+    from foundation.evidence import Evaluation
+    from foundation.home import now_utc
     from foundation.references import resolve
     from foundation.registry import Registry
 
@@ -108,12 +110,26 @@ def evaluate(
         return
     found = evaluate_bundle(model, resolved.bundle, labelled, chosen, where=data, gates=gates, baseline=fit_baseline)
     if resolved.version is not None:
-        Registry().record_evaluation(
-            resolved.version, metrics=found.metrics, gates=found.gates, rows=found.rows, data_fingerprint=found.data_fingerprint
+        evidence = Evaluation(
+            at=now_utc(),
+            data=found.data_fingerprint,
+            split=split if has_splits else "all",
+            options=shlex.join(_options(data, split if has_splits else None, split_column)),
+            rows=found.rows,
+            metrics=found.metrics,
+            gates=found.gates,
         )
+        Registry().record_evaluation(resolved.version, evidence)
     show(found.as_json(), table(found), as_json=as_json)
     if not found.passed:
         raise typer.Exit(3)
+
+
+def _options(data: str, split: str | None, split_column: str | None) -> list[str]:
+    """What measures the same rows again."""
+    options = ["--data", str(Path(data).absolute())]
+    options += ["--split", split] if split is not None else []
+    return options + (["--split-column", split_column] if split_column is not None else [])
 
 
 def _gates(given: list[str]) -> dict[str, float]:

@@ -1,31 +1,57 @@
-"""``raybert models``: the registry."""
+"""``raybert models``: the registry. What goes to and comes from other programs' folders stands in ``model_files.py``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foundation.errors import ConfigError, RegistryError
-from raybert.options import AsJson, DryRun, require_absent, show, show_plan
+from foundation.progress import say, size
+from raybert.options import AsJson, DryRun, show, show_plan
+from raybert.verbs.model_files import export_model, import_model
 
-app = typer.Typer(help="List, compare, import, promote and export models.", no_args_is_help=True, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from foundation.champions import Move
+    from foundation.differences import Differences, Side
+    from foundation.registry import Registry
+    from foundation.versions import Version
+
+app = typer.Typer(help="List, compare, import, promote, roll back, export and remove models.", no_args_is_help=True, rich_markup_mode=None)
 COMMANDS = {"models": app}
 
 Ref = Annotated[str, typer.Argument(help="NAME@alias or NAME/version.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the version.", show_default=False)]
+BundleRef = Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with who and when.", show_default=False)]
+
+app.command("export")(export_model)
+app.command("import")(import_model)
 
 
 @app.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """List registered models with their champions.
+def list_models(
+    data: Annotated[
+        str, typer.Option("--data", help="Only versions trained on data whose fingerprint begins so.", show_default=False)
+    ] = "",
+    run: Annotated[str, typer.Option("--run", help="Only versions that this run trained.", show_default=False)] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List registered models with their champions; with --data or --run, the versions that came from there.
 
     Example: raybert models list --json
+
+    Which models know this data: raybert models list --data 3fb2a9c1
     """
     from foundation.registry import Registry
 
     registry = Registry()
+    if data or run:
+        versions = registry.find(data=data or None, run=run or None)
+        lines = [_line(item) for item in versions]
+        show({"versions": [item.as_json() for item in versions]}, "\n".join(lines) or "no version came from there", as_json=as_json)
+        return
     found = [{"name": name, "champion": registry.champion(name), "versions": len(registry.versions(name))} for name in registry.names()]
     lines = [f"{item['name']:<24} champion {item['champion'] or '–':<6} {item['versions']} versions" for item in found]
     show({"models": found}, "\n".join(lines) or "no models registered; `raybert finetune` registers one", as_json=as_json)
@@ -36,206 +62,142 @@ def show_model(
     ref: Annotated[str, typer.Argument(help="NAME, NAME@alias, NAME/version or a bundle folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show the versions of a model, or one version with its metrics, gates and lineage.
+    """Show a model's versions and how its champion moved, or one version: figures, gates, where it came from and where it is served.
+
+    Example: raybert models show reviews
 
     Example: raybert models show reviews@champion
     """
     from foundation.references import resolve
     from foundation.registry import Registry
 
-    if "/" not in ref and "@" not in ref:
-        versions = Registry().versions(ref)
-        lines = [f"{item.ref:<24} {item.created}  {' '.join(item.aliases)}" for item in versions]
-        show({"name": ref, "versions": [item.as_json() for item in versions]}, "\n".join(lines), as_json=as_json)
+    if "/" not in ref and "@" not in ref and not Path(ref).is_dir():
+        registry = Registry()
+        versions, history = registry.versions(ref), registry.history(ref)
+        lines = [*map(_line, versions), *(["", "moves"] if history else []), *map(_told, history)]
+        result: dict[str, Any] = {"name": ref, "versions": [item.as_json() for item in versions]}
+        show(result | {"history": [move.model_dump() for move in history]}, "\n".join(lines), as_json=as_json)
         return
     resolved = resolve(ref)
     if resolved.bundle is None:
         raise RegistryError(f"{ref}: not a bundle; `models show` takes NAME, NAME@alias, NAME/version or a bundle folder")
-    manifest = resolved.bundle.manifest
+    manifest, version = resolved.bundle.manifest, resolved.version
+    served = [f"{name} at {url}" for name, url, number in _services(version.name) if number == version.version] if version else []
     result = {
-        "ref": resolved.version.ref if resolved.version else ref,
+        "ref": version.ref if version else ref,
         "path": resolved.location,
-        "version": resolved.version.as_json() if resolved.version else None,
+        "version": version.as_json() if version else None,
+        "served_by": served,
         "manifest": manifest.model_dump(mode="json"),
     }
     gates = [
         f"{gate.metric} {gate.found:.4f} (wanted {gate.wanted:.4f}): {'passed' if gate.passed else 'FAILED'}" for gate in manifest.gates
     ]
+    measured = [
+        f"{', '.join(f'{name} {value:.4f}' for name, value in item.metrics.items())} on {item.rows:,} {item.split} rows of {item.data[:12]}"
+        for item in (version.evaluations if version else ())
+    ]
     lines = [
-        f"{result['ref']}  {' '.join(resolved.version.aliases) if resolved.version else ''}".rstrip(),
+        f"{result['ref']}  {' '.join(version.aliases) if version else ''}".rstrip(),
         f"  task      {manifest.task}: {', '.join(manifest.labels)}",
         f"  metrics   {', '.join(f'{name} {value:.4f}' for name, value in manifest.metrics.items()) or 'none'}",
         f"  gates     {'; '.join(gates) or 'none checked'}",
+        *(f"  measured  {item}" for item in measured),
         f"  run       {manifest.run_id} at {manifest.created}, git {manifest.git_revision or 'unknown'}",
         f"  data      {manifest.data_fingerprint}",
+        *(f"  served    {item}" for item in served),
         f"  files     {resolved.location}",
     ]
     show(result, "\n".join(lines), as_json=as_json)
 
 
 @app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.", metavar="REF")],
+    other: Annotated[str, typer.Argument(help="The model to compare it with.", metavar="REF")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models: figures on the same rows, labels, size, data, recipe and software. What is the same is left out.
+
+    Example: raybert models diff reviews@champion reviews/3
+    """
+    from foundation.differences import differences
+    from foundation.registry import Registry
+
+    registry = Registry()
+    found = differences(_side(one, registry), _side(other, registry))
+    show(asdict(found), _table(found), as_json=as_json)
+
+
+@app.command()
 def promote(
     ref: Ref,
     reason: Reason = "",
-    force: Annotated[bool, typer.Option("--force", help="Promote although a gate failed; needs --reason.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote although its evidence does not suffice; needs --reason.")] = False,
+    alias: Annotated[str, typer.Option("--as", help="champion, or challenger: to stand beside the champion.")] = "champion",
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version the champion; running services follow it. Exit code 3 when its gates did not pass.
+    """Make a version the champion; running services follow it. Exit code 3 when its evidence does not suffice.
 
-    Example: raybert models promote reviews/2
+    Its gates have to have passed, and where the champion was evaluated, it has to have been evaluated on the same rows.
+
+    Example: raybert models promote reviews/2 --reason "better on rare labels"
+
+    Example: raybert models promote reviews/3 --as challenger
     """
+    from foundation.champions import CHALLENGER, CHAMPION
     from foundation.references import resolve
     from foundation.registry import Registry
 
+    if alias not in (CHAMPION, CHALLENGER):
+        raise ConfigError(f"--as: found {alias!r}, expected {CHAMPION} or {CHALLENGER}")
+    if force and alias == CHALLENGER:
+        raise ConfigError("--force: a challenger needs no evidence; leave it out")
     registry = Registry()
     version = resolve(ref, registry).version
     if version is None:
         raise RegistryError(f"{ref}: only a registered version can be promoted; give NAME/version or NAME@alias")
     champion = registry.champion(version.name)
     if dry_run:
-        show_plan({"promote": version.ref, "champion_now": champion, "force": force}, as_json=as_json)
+        objections = registry.objections(version) if alias == CHAMPION else ()
+        plan = {"promote": version.ref, "as": alias, "champion_now": champion, "force": force, "objections": list(objections)}
+        show_plan(plan, as_json=as_json)
         return
-    promoted = registry.promote(version.name, version.version, reason=reason, force=force, expected=champion)
-    show(
-        promoted.as_json(),
-        f"{promoted.ref} is champion (was: {f'version {champion}' if champion else 'none'})",
-        as_json=as_json,
-    )
+    if alias == CHALLENGER:
+        move = registry.challenge(version.name, version.version, reason=reason)
+    else:
+        move = registry.promote(version.name, version.version, reason=reason, force=force, expected=champion)
+    if move.worse:
+        say(f"warning: {version.ref} is worse than the champion before in {', '.join(move.worse)}")
+    told = f"{version.ref} is {alias} ({'was' if alias == CHAMPION else 'champion'}: {f'version {champion}' if champion else 'none'})"
+    show(_moved(move, registry, version.name), "\n".join([told, *_compared(move)]), as_json=as_json)
 
 
 @app.command()
-def rollback(name: Annotated[str, typer.Argument(help="Registered model.")], reason: Reason = "", as_json: AsJson = False) -> None:
+def rollback(
+    name: Annotated[str, typer.Argument(help="Registered model.")],
+    reason: Reason = "",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
     """Make the previous champion the champion again.
 
     Example: raybert models rollback reviews --reason "more complaints since noon"
     """
+    from foundation.champions import PREVIOUS
     from foundation.registry import Registry
 
-    version = Registry().rollback(name, reason=reason)
-    show(version.as_json(), f"{version.ref} is champion again", as_json=as_json)
-
-
-@app.command()
-def export(
-    ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
-    form: Annotated[str, typer.Option("--format", help="safetensors or onnx (needs the extra onnx).")] = "safetensors",
-    as_json: AsJson = False,
-) -> None:
-    """Write a verified bundle to a folder that plain transformers or ONNX Runtime loads, if it computes the same there.
-
-    Example: raybert models export reviews@champion ./reviews-model --format onnx
-    """
-    from foundation.references import resolve
-
-    if form not in ("safetensors", "onnx"):
-        raise ConfigError(f"--format: found {form!r}, expected safetensors or onnx")
-    require_absent(target)
-    bundle = resolve(ref).bundle
-    if bundle is None:
-        raise RegistryError(f"{ref}: not a bundle; nothing to export")
-    path = target.absolute()
-    if form == "onnx":
-        from encoder.onnx_export import export_onnx
-
-        found = export_onnx(bundle, path)
-    else:
-        from encoder.plain_export import export_safetensors
-
-        found = export_safetensors(bundle, path)
-    compared = (
-        f"largest difference {found.largest_difference:.1e} over {found.rows} rows" if found.rows else "no golden requests to compare"
-    )
-    show(
-        {"ref": ref, "path": path, "format": form, "rows": found.rows, "largest_difference": found.largest_difference},
-        f"{ref} exported to {path} as {form}: {compared}",
-        as_json=as_json,
-    )
-
-
-@app.command("import")
-def import_model(
-    source: Annotated[Path, typer.Argument(help="A Hugging Face classifier's folder, or a Trainer run with checkpoint-* in it.")],
-    name: Annotated[str | None, typer.Option("--name", help="Register it as the next version of NAME.", show_default=False)] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="single_label, multi_label or regression. Default: as its configuration says.", show_default=False),
-    ] = None,
-    labels: Annotated[str, typer.Option("--labels", help="Names, in the order of the logits: a,b,c.", show_default=False)] = "",
-    max_length: Annotated[
-        int | None, typer.Option("--max-length", min=2, help="Longest input in tokens. Default: its own, at most 512.", show_default=False)
-    ] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="It was trained on pairs of texts.")] = False,
-    tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="The tokenizer's folder, where it lies elsewhere.", show_default=False)
-    ] = None,
-    examples: Annotated[
-        Path | None,
-        typer.Option(
-            "--examples", help="Texts whose scores are recorded: one a line, or .jsonl with text and text_pair.", show_default=False
-        ),
-    ] = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read weights from a pickle, tensors only.")] = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a bundle of a classifier that was trained elsewhere, so that it can be evaluated, served and registered.
-
-    Example: raybert models import ./trainer-output --name reviews
-    """
-    from dataclasses import asdict
-
-    from encoder.importing import import_model as write_bundle
-    from encoder.importing import plan_import
-    from foundation.bundle import PROBLEM_TYPES
-    from foundation.home import home, new_run_id
-    from foundation.progress import say
-    from foundation.registry import check_name
-
-    if name is not None:
-        check_name(name)
-    kind = next((known for known in PROBLEM_TYPES if known == task), None)
-    if task is not None and kind is None:
-        raise ConfigError(f"--task: found {task!r}, expected {', '.join(PROBLEM_TYPES)}")
-    plan = plan_import(
-        source,
-        task=kind,
-        labels=[label.strip() for label in labels.split(",")] if labels else (),
-        max_length=max_length,
-        takes_pairs=pairs,
-        tokenizer=tokenizer,
-        examples=examples,
-        allow_pickle=allow_pickle,
-    )
-    for note in plan.notes:
-        say(f"warning: {source}: {note}")
+    registry = Registry()
     if dry_run:
-        show_plan({"import": asdict(plan), "register_as": name}, as_json=as_json)
+        show_plan({"roll_back_to": registry.at(name, PREVIOUS).ref, "champion_now": registry.champion(name)}, as_json=as_json)
         return
-    run_id = new_run_id("import")
-    bundle = write_bundle(plan, home().runs / run_id / "bundle", run_id=run_id)
-    version = None
-    if name is not None:
-        from training.recording import Recording
-
-        recording = Recording(run_id, asdict(plan), {"raybert.verb": "models import"})
-        version = recording.log_bundle(bundle, name)
-        recording.finish("FINISHED")
-    ref = version.ref if version else str(bundle.path)
-    next_step = f"`raybert evaluate --model {ref} --data FILE` checks its gates"
-    lines = [
-        f"{ref}: imported {plan.chosen}",
-        f"  task      {plan.task}: {', '.join(plan.labels)}",
-        f"  gates     none checked; {next_step}{', which promotion needs' if version else ''}",
-        f"  files     {bundle.path}",
-    ]
-    result = {"ref": ref, "path": bundle.path, "version": version.as_json() if version else None, "chosen": plan.chosen}
-    show(result | {"task": plan.task, "labels": plan.labels, "notes": plan.notes}, "\n".join(lines), as_json=as_json)
+    move = registry.rollback(name, reason=reason)
+    show(_moved(move, registry, name), f"{name}/{move.version} is champion again (was: version {move.before})", as_json=as_json)
 
 
 @app.command()
-def verify(ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or a bundle folder.")], as_json: AsJson = False) -> None:
+def verify(ref: BundleRef, as_json: AsJson = False) -> None:
     """Check every file of a bundle against its hashes. Exit code 2 names the first file that is wrong.
 
     Example: raybert models verify reviews@champion
@@ -252,3 +214,136 @@ def verify(ref: Annotated[str, typer.Argument(help="NAME@alias, NAME/version or 
         f"{ref}: {count} files verified",
         as_json=as_json,
     )
+
+
+@app.command()
+def prune(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Registered models. Default: all.", metavar="[NAME]...", show_default=False)
+    ] = None,
+    keep: Annotated[int, typer.Option("--keep", min=0, help="So many of the newest versions stay, whatever they are.")] = 5,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old versions and their files. Never what an alias names, a service answers with, or a run of this home goes on from.
+
+    Example: raybert models prune reviews --keep 3 --dry-run
+    """
+    from foundation.registry import Registry
+    from foundation.version_pruning import choose
+
+    registry = Registry()
+    models = [registry.versions(name) for name in names or registry.names()]
+    referred = _referred([version for versions in models for version in versions])
+    choices = [choose(versions, keep=keep, referred=referred) for versions in models]
+    stays = [{"ref": item.version.ref, "reason": item.reason} for choice in choices for item in choice.stay]
+    gone, lines, freed = [], [], 0
+    for version in (version for choice in choices for version in choice.go):
+        stored = registry.bytes_of(version)
+        try:
+            problem = None if dry_run else registry.remove(version)
+        except RegistryError as error:  # an alias came to name it meanwhile
+            stays.append({"ref": version.ref, "reason": str(error)})
+            continue
+        gone.append({"ref": version.ref, "bytes": 0 if problem else stored, "problem": problem})
+        freed += 0 if problem else stored
+        lines.append(f"{version.ref:<24} {version.created}  {size(stored):>10}{f'  files stay: {problem}' if problem else ''}")
+    lines += [f"{item['ref']:<24} stays: {item['reason']}" for item in stays] if names else []
+    lines.append(f"{'would remove' if dry_run else 'removed'} {len(gone)} versions, {size(freed)}; {len(stays)} stay")
+    show({"removed": gone, "stay": stays, "bytes": freed, "dry_run": dry_run}, "\n".join(lines), as_json=as_json)
+
+
+def _line(version: Version) -> str:
+    return f"{version.ref:<24} {version.created}  {' '.join(version.aliases)}".rstrip()
+
+
+def _told(move: Move) -> str:
+    forced = f"  FORCED although {'; '.join(move.objections)}" if move.forced else ""
+    before = f" (was {move.before})" if move.action != "challenge" and move.before is not None else ""
+    return f"{move.number:>4}  {move.at}  {move.by:<20} {move.action} {move.version}{before}{f'  {move.why}' if move.why else ''}{forced}"
+
+
+def _moved(move: Move, registry: Registry, name: str) -> dict[str, Any]:
+    return registry.version(name, move.version).as_json() | {"move": move.model_dump()}
+
+
+def _compared(move: Move) -> list[str]:
+    if not move.compared:
+        return []
+    head = [f"on the same {move.split} rows of {(move.data or '')[:12]}, version {move.version} and version {move.before}"]
+    return head + [f"  {name:<24} {own:.4f}  {other:.4f}" for name, (own, other) in move.compared.items()]
+
+
+def _side(ref: str, registry: Registry) -> Side:
+    from foundation.differences import Side
+    from foundation.references import resolve
+
+    resolved = resolve(ref, registry)
+    if resolved.bundle is None:
+        raise RegistryError(f"{ref}: not a bundle; give NAME@alias, NAME/version or a bundle folder")
+    version = resolved.version
+    if version is None:
+        return Side(ref, resolved.bundle)
+    return Side(version.ref, resolved.bundle, version.evaluations, registry.recipe_of(version))
+
+
+def _table(found: Differences) -> str:
+    lines = [f"{'':<32} {found.refs[0]:>20} {found.refs[1]:>20}"]
+
+    def row(name: str, pair: tuple[Any, Any]) -> None:
+        one, other = (f"{value:.4f}" if isinstance(value, float) else "–" if value is None else str(value) for value in pair)
+        lines.append(f"{name:<32} {one:>20} {other:>20}" if max(len(one), len(other)) <= 20 else f"{name:<32} {one} → {other}")
+
+    for rows in found.same_rows:
+        lines.append(f"on the same {rows['rows']:,} {rows['split']} rows of {rows['data'][:12]}")
+        for name, pair in rows["metrics"].items():
+            row(f"  {name}", pair)
+    lines.append("as training found them, each on its own held-out rows")
+    for name, pair in found.training_metrics.items():
+        row(f"  {name}", pair)
+    row("size", (size(found.bytes[0]), size(found.bytes[1])))
+    if found.labels_added or found.labels_removed:
+        lines.append(f"labels added: {', '.join(found.labels_added) or 'none'}; removed: {', '.join(found.labels_removed) or 'none'}")
+    for title, part in (("", found.manifest), ("recipe", found.recipe), ("software", found.software)):
+        for name, pair in part.items():
+            row(f"{title} {name}".strip(), pair)
+    if found.same_files:
+        lines.append("all files are the same")
+    return "\n".join(lines)
+
+
+def _services(name: str) -> list[tuple[str, str, int]]:
+    """Name, URL and version of the services of this home that answer with a model of that name."""
+    from foundation.errors import ServiceError
+    from serving.client import Client
+    from serving.state import recorded
+
+    found = []
+    for service in recorded():
+        try:
+            with Client(service.url, timeout_s=2.0) as client:
+                found += [(service.name, service.url, int(card.version)) for card in client.models() if card.model == name]
+        except (ServiceError, ValueError):  # it does not answer, or with what has no version
+            continue
+    return found
+
+
+def _referred(versions: list[Version]) -> dict[str, str]:
+    """``NAME/version`` to what of this home needs it: a service, or a run that can be gone on with."""
+    from foundation.artifacts import folder_of
+    from training.runs import RESUMABLE, all_runs
+
+    found = {
+        f"{name}/{number}": f"service {service} answers with it"
+        for name in {version.name for version in versions}
+        for service, _, number in _services(name)
+    }
+    for run in all_runs():
+        if run.state in (*RESUMABLE, "running"):
+            began_from = {run.plan["recipe"].get("encoder"), run.plan["location"]}
+            found |= {
+                version.ref: f"run {run.run_id} began from it"
+                for version in versions
+                if {version.ref, str(folder_of(version.source))} & began_from
+            }
+    return found

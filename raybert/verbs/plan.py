@@ -83,8 +83,7 @@ def plan(
 
 
 def _text(verb: str, recipe: Any, found: Estimate) -> str:
-    from foundation.progress import duration
-    from training.live import size
+    from foundation.progress import duration, size
 
     workers, on_gpus = recipe.workers.most, recipe.workers.gpus_each > 0
     many = f"{workers} workers" if workers > 1 else "1 worker"
@@ -118,7 +117,7 @@ def _text(verb: str, recipe: Any, found: Estimate) -> str:
 
 def _table(memory: Mapping[str, Footprint], best: str) -> list[str]:
     """Bytes of one worker by part (rows) and stage (columns)."""
-    from training.live import size
+    from foundation.progress import size
 
     names = {stage: "torch" if stage == "torch" else f"ZeRO {stage}" for stage in memory}
     heads = "".join(f"{name + (' *' if stage == best else ''):>12}" for stage, name in names.items())

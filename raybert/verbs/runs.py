@@ -48,8 +48,7 @@ def show_run(ref: RunRef, as_json: AsJson = False) -> None:
 
     Example: raybert runs show finetune-20260101-120000-abcdef
     """
-    from foundation.progress import duration
-    from training.live import size
+    from foundation.progress import duration, size
     from training.phases import table_text
     from training.runs import RESUMABLE, open_run
 
@@ -221,7 +220,7 @@ def prune(
     """
     from dataclasses import asdict
 
-    from training.live import size
+    from foundation.progress import size
     from training.pruning import DAY_S
     from training.pruning import prune as prune_runs
     from training.runs import open_run

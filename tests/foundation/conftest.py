@@ -10,7 +10,8 @@ import pytest
 
 from foundation.bundle import Bundle, Gate, seal
 from foundation.home import Home
-from foundation.registry import Registry, Version
+from foundation.registry import Registry
+from foundation.versions import Version
 
 _numbers = itertools.count()
 
@@ -58,5 +59,18 @@ def register(registry: Registry, model_name: str, make_bundle: Callable[..., Bun
     def add(gate: bool | None = True) -> Version:
         bundle = make_bundle(gate)
         return registry.register(model_name, bundle, source=str(bundle.path), run_id="0" * 32)
+
+    return add
+
+
+@pytest.fixture
+def register_uploaded(make_bundle: Callable[..., Bundle]) -> Callable[[Registry, str], Version]:
+    """Register one more version of a model whose bundle is an artifact of a run, as the verbs do."""
+
+    def add(registry: Registry, name: str) -> Version:
+        client, bundle = registry.client, make_bundle()
+        run = client.create_run(client.create_experiment(f"{name}-{next(_numbers)}")).info
+        client.log_artifacts(run.run_id, str(bundle.path), "bundle")
+        return registry.register(name, bundle, source=f"{run.artifact_uri}/bundle", run_id=run.run_id)
 
     return add

@@ -11,7 +11,8 @@ from foundation.errors import BundleError, EncoderError, RegistryError, RunError
 from foundation.home import home
 from foundation.packages import KNOWN_ARCHIVES, fetch_archive
 from foundation.references import resolve
-from foundation.registry import Registry, Version
+from foundation.registry import Registry
+from foundation.versions import Version
 
 
 @pytest.fixture

@@ -160,6 +160,32 @@ def test_the_life_of_a_model_on_the_command_line(tmp_path: Path, capsys: pytest.
     assert answer("models", "rollback", "reviews")["ref"] == "reviews/1"
     assert answer("models", "show", "reviews@champion")["version"]["version"] == 1
 
+    assert answer("models", "promote", "reviews/3", "--as", "challenger")["aliases"] == ["challenger"]
+    forced = answer("models", "promote", "reviews/3", "--force", "--reason", "a demonstration")["move"]
+    assert (forced["forced"], forced["before"]) == (True, 1)
+    history = answer("models", "show", "reviews")["history"]
+    assert [(move["action"], move["version"]) for move in history] == [
+        ("promote", 1),
+        ("promote", 2),
+        ("rollback", 1),
+        ("challenge", 3),
+        ("promote", 3),
+    ]
+    assert main(["models", "show", "reviews"]) == 0
+    assert "promote 3 (was 1)  a demonstration  FORCED although accuracy is 0.5000" in capsys.readouterr().out
+    assert answer("models", "list", "--data", "000")["versions"][0]["ref"] == "reviews/3"
+    assert answer("models", "list", "--run", "nobody") == {"versions": []}
+    found = answer("models", "diff", "reviews/1", "reviews/3")
+    assert (found["same_files"], found["labels_added"]) == (True, [])
+
+    answer("models", "rollback", "reviews")
+    would = answer("models", "prune", "--keep", "0", "--dry-run")
+    assert ([item["ref"] for item in would["removed"]], len(would["stay"])) == (["reviews/2"], 2)
+    went = answer("models", "prune", "--keep", "0")
+    assert [item["ref"] for item in went["removed"]] == ["reviews/2"]
+    assert answer("models", "list")["models"][0]["versions"] == 2
+    assert (tmp_path / "bundle-2" / "config.json").is_file(), "a folder outside the store is not the registry's to remove"
+
     target = tmp_path / "exported"
     answer("models", "export", "reviews@champion", str(target))
     assert answer("models", "verify", str(target))["valid"] is True
