@@ -66,8 +66,10 @@ class _Lines:
 
 
 def size(count: float) -> str:
-    """Bytes as people write them: ``612 MB``, ``1.4 GB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    """Bytes as people write them: ``4 kB``, ``612 MB``, ``1.4 GB``."""
+    if count >= 1e9:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_age_and_state_choose(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "prune", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["gone"] == [], "by default only what is a month old"
     assert main(["runs", "prune", "young", "--dry-run"]) == 0
-    assert "would remove 0 MB of 1 runs" in capsys.readouterr().out
+    assert "would remove 2 kB of 1 runs" in capsys.readouterr().out
     assert all(len(left(home().runs / name)) == 3 for name in ("young", "old", "broken"))
 
 
