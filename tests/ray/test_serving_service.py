@@ -100,6 +100,9 @@ def test_a_service_follows_its_champion_without_a_failed_request_and_leaves_noth
     assert (queried["url"], queried["served"], len(queried["results"])) == (url, "reviews/2", 1)
     (status,) = cli("serve", "status", "--json").json["services"]
     assert (status["status"], status["version"], status["replicas"]) == ("ready", "2", {"running": 1})
+    assert cli("models", "show", "reviews/2", "--json").json["served_by"] == [f"classifier at {url}"]
+    would = cli("models", "prune", "--keep", "0", "--dry-run", "--json").json
+    assert would["stay"][0] == {"ref": "reviews/2", "reason": "is champion"}
     again = cli("serve", "up", "model=reviews@champion", f"port={port}")
     assert (again.exit_code, "is up already" in again.error) == (2, True)
 
