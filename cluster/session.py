@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import processes, ray_settings, signals
+from cluster import autoscaling, processes, ray_settings, signals
 from cluster.ports import free_port
 from cluster.topology import Topology, check_fits, topology_of
 from foundation.errors import ClusterError, first_line
@@ -61,7 +61,8 @@ def session(
         lower: What the user can make smaller, named when it does not fit.
 
     Raises:
-        ClusterError: No cluster there, a wrong token, or more wanted than there is.
+        ClusterError: No cluster there, a wrong token, or more wanted than there is and than its autoscaler can start; while it can, this
+            waits and tells for what.
     """
     ray_settings.apply(ray_settings.driver_environment())
     origin, target = _choose(address)
@@ -71,7 +72,12 @@ def session(
         import ray
 
         topology = topology_of(ray.nodes())
-        check_fits(topology, cpus=cpus, gpus=gpus, cpus_each=cpus_each, lower=lower)
+        try:
+            check_fits(topology, cpus=cpus, gpus=gpus, cpus_each=cpus_each, lower=lower)
+        except ClusterError as refusal:
+            if origin == "private" or not autoscaling.is_on():
+                raise
+            topology = autoscaling.wait_for(autoscaling.bundles_of(cpus, gpus, cpus_each), refusal)
         yield Session(address=target or "a private Ray on this machine", origin=origin, topology=topology)
 
 
