@@ -30,6 +30,7 @@ from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.division import Limits, microbatches_of_rank
 from training.engine import TorchEngine
 from training.hardware import Decisions
+from training.kept_tokens import Keeper, tokenizer_digest
 from training.loop import Engine
 from training.objectives import LengthRamp, MaskedLanguageModel, Supervised
 from training.optimisers import freeze
@@ -60,7 +61,14 @@ class Assembly:
     """Of the training rows; None is every row once an epoch."""
 
 
-def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None, *, attention: AttentionKind = "runs") -> Assembly:
+def assemble(
+    recipe: RunConfig,
+    location: str,
+    data: LabelledData | None = None,
+    *,
+    attention: AttentionKind = "runs",
+    keeper: Keeper | None = None,
+) -> Assembly:
     """Read data and build objective and model.
 
     Args:
@@ -68,6 +76,7 @@ def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None,
         location: The encoder's folder or hub id (the recipe's REF, resolved).
         data: Labelled rows, if the caller has read them already.
         attention: How documents are kept apart, as ``hardware.py`` decided.
+        keeper: Where token ids of labelled rows may lie, and are left for the next time.
 
     Raises:
         EncoderError: The model cannot be computed so, and the recipe does not leave that open.
@@ -75,10 +84,10 @@ def assemble(recipe: RunConfig, location: str, data: LabelledData | None = None,
     if isinstance(recipe, PretrainConfig):
         return _pretraining(recipe, location, attention)
     assert isinstance(recipe, FinetuneConfig)
-    return _finetuning(recipe, location, data or read_labelled(recipe), attention)
+    return _finetuning(recipe, location, data or read_labelled(recipe), attention, keeper)
 
 
-def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, attention: AttentionKind) -> Assembly:
+def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, attention: AttentionKind, keeper: Keeper | None) -> Assembly:
     tokenizer = load_tokenizer(location)
     model = first_classifier(recipe, location, data)
     freeze(model, recipe.freeze)
@@ -86,13 +95,20 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, atten
     longest_input(model.config, recipe.max_length, location)
     kind, task = _borne(recipe, model, attention, len(tokenizer)), task_of(recipe, data)
 
-    def objective(split: LabelledSplit) -> Supervised:
-        ids, types = tokenised(tokenizer, split, recipe.max_length)
+    # Before the first call, which leaves its limit in the tokenizer.
+    follows_from = (data.fingerprint, tokenizer_digest(tokenizer), str(recipe.max_length)) if keeper else ()
+
+    def objective(name: str, split: LabelledSplit) -> Supervised:
+        file = keeper.file(*follows_from, name) if keeper else None
+        found = keeper.read(file) if keeper and file else None
+        ids, types = found or tokenised(tokenizer, split, recipe.max_length)
+        if keeper and file and found is None:
+            keeper.write(file, ids, types)
         return Supervised(ids, split.labels, split.ids, task=task, attention=kind, types=types)
 
     return Assembly(
-        objective=objective(data.train),
-        validation=objective(data.validation),
+        objective=objective("train", data.train),
+        validation=objective("validation", data.validation),
         model=model,
         tokenizer=tokenizer,
         steps=total_steps(recipe, len(data.train)),

@@ -157,7 +157,8 @@ def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:
 
 
 def _remove_unfinished(folder: Path) -> None:
-    """Remove checkpoints that attempts were still writing when they ended."""
+    """Remove checkpoints that attempts were still writing when they ended, and token ids, which only restarts need."""
+    shutil.rmtree(folder / runs.TOKENS_FOLDER, ignore_errors=True)
     for path in runs.checkpoints(folder):
         if not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)

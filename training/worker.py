@@ -27,6 +27,7 @@ from training.checkpoint import Checkpoint, Progress, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
+from training.kept_tokens import Keeper
 from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
 from training.measuring import Meter, measured_peak, memory
@@ -36,7 +37,7 @@ from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.ranks import agreed, gathered, out_of_reach
-from training.runs import METRICS_FILE, TRACE_FILE, UNRANKED, checkpoints_up_to
+from training.runs import METRICS_FILE, TOKENS_FOLDER, TRACE_FILE, UNRANKED, checkpoints_up_to
 from training.saving import Saving, Sealed
 from training.straggler import Paces
 from training.telemetry import Telemetry
@@ -64,7 +65,8 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     device = _device(recipe)
     hardware = probe_gang(device)
     decisions = decide(hardware, recipe)
-    assembly = assemble(recipe, payload["location"], attention=decisions.attention.value)
+    keeper = Keeper(Path(payload["run_folder"]) / TOKENS_FOLDER, writes=context.get_world_rank() == 0)
+    assembly = assemble(recipe, payload["location"], attention=decisions.attention.value, keeper=keeper)
     checkpoint, damaged = _beginning(recipe, context.get_world_rank(), context.get_world_size())
     if damaged and checkpoint is None:
         # Returned, not raised, as below: a restart would find the same.

@@ -6,6 +6,7 @@ winning recipe names the winning trial's checkpoint, so that the fine-tune goes 
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from training.planning import (
     read_labelled,
     total_steps,
 )
+from training.runs import TOKENS_FOLDER
 from tuning.config import ChoiceDimension, Dimension, StudyConfig, UniformDimension
 from tuning.trial import run_trial, trial_recipe
 
@@ -144,7 +146,10 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
     write_atomically(folder / "study.yaml", dump_yaml(config))
     say(f"tune: study {plan.study_id} on {session.address}: {config.trials} trials, {config.concurrent} at once, metric {plan.metric}")
     began = time.monotonic()
-    results = _fit(plan, config)
+    try:
+        results = _fit(plan, config)
+    finally:
+        shutil.rmtree(folder / TOKENS_FOLDER, ignore_errors=True)
     rows = [_row(result, plan.metric, config) for result in results]
     scored = [(row.score, result, row) for result, row in zip(results, rows, strict=True) if row.score is not None and result.checkpoint]
     if not scored:
@@ -182,6 +187,7 @@ def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
         run_trial,
         base=plan.config["recipe"],
         locations=plan.locations,
+        tokens=str(Path(plan.study_folder) / TOKENS_FOLDER),
         max_steps=config.asha.max_steps,
         report_every_steps=config.report_every_steps,
     )

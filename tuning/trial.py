@@ -20,7 +20,13 @@ def trial_recipe(base: FinetuneConfig, sampled: Mapping[str, Any]) -> FinetuneCo
 
 
 def run_trial(
-    sampled: dict[str, Any], *, base: dict[str, Any], locations: Mapping[str, str], max_steps: int, report_every_steps: int
+    sampled: dict[str, Any],
+    *,
+    base: dict[str, Any],
+    locations: Mapping[str, str],
+    tokens: str,
+    max_steps: int,
+    report_every_steps: int,
 ) -> None:
     """Train until the scheduler stops the trial or its budget ends.
 
@@ -28,6 +34,7 @@ def run_trial(
         sampled: Dotted key to value.
         base: The study's recipe, as plain values.
         locations: Encoder REF to folder, resolved by the driver.
+        tokens: Folder in which the study's trials keep token ids for each other.
         max_steps: The full budget.
         report_every_steps: Cadence of reports.
     """
@@ -37,6 +44,7 @@ def run_trial(
     from training.assembly import assemble, evaluate, loop_arguments, torch_engine
     from training.checkpoint import Checkpoint, Progress, write_manifest
     from training.hardware import decide
+    from training.kept_tokens import Keeper
     from training.loop import StepReport, every, train
     from training.probe import probe_cpu
     from training.workload import limits_of
@@ -45,7 +53,7 @@ def run_trial(
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), sampled)
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     decisions = decide(probe_cpu(), recipe)
-    assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value)
+    assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value, keeper=Keeper(Path(tokens)))
     held = tune.get_checkpoint()
     checkpoint = Checkpoint.open(Path(held.path)) if held else None
     engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=checkpoint)
