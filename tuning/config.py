@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,11 +13,12 @@ from foundation.errors import ConfigError
 from training.config import FinetuneConfig
 
 
-class UniformDimension(Config):
-    """A number between two bounds."""
+class _Dimension(Config):
+    when: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Only where these other keys of the space, which are choices, have one of these values; else the recipe's own value stays."""
 
-    kind: Literal["uniform", "log_uniform"]
-    """``log_uniform`` draws the logarithm evenly: for learning rates."""
+
+class _Range(_Dimension):
     low: float
     high: float
 
@@ -23,8 +26,6 @@ class UniformDimension(Config):
     def _ordered(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low is {self.low}, high is {self.high}; low must be less")
-        if self.kind == "log_uniform" and self.low <= 0:
-            raise ValueError(f"low is {self.low}; a logarithm needs low above 0")
         return self
 
     @property
@@ -32,35 +33,66 @@ class UniformDimension(Config):
         """Values that stand for all: the recipe has to take them."""
         return (self.low, self.high)
 
+
+class UniformDimension(_Range):
+    """A number between two bounds."""
+
+    kind: Literal["uniform", "log_uniform"]
+    """``log_uniform`` draws the logarithm evenly: for learning rates."""
+    step: float | None = Field(None, gt=0)
+    """Only ``low`` and whole numbers of steps above it."""
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> Self:
+        if self.kind == "log_uniform" and self.low <= 0:
+            raise ValueError(f"low is {self.low}; a logarithm needs low above 0")
+        if self.kind == "log_uniform" and self.step is not None:
+            raise ValueError("step: belongs to uniform; for some values of a log_uniform use kind: choice")
+        return self
+
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is one of the dimension's."""
-        return isinstance(value, (int, float)) and self.low <= value <= self.high
+        if not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or math.isclose(math.remainder(value - self.low, self.step), 0, abs_tol=1e-9 * self.step)
+
+    @property
+    def points(self) -> tuple[Any, ...] | None:
+        """All values, if they can be counted."""
+        if self.step is None:
+            return None
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(min(self.high, self.low + number * self.step) for number in range(count))
 
 
-class IntegerDimension(Config):
+class IntegerDimension(_Range):
     """A whole number between two bounds, both included."""
 
     kind: Literal["integer"]
     low: int
     high: int
+    step: int = Field(1, ge=1)
+    """Only ``low`` and whole numbers of steps above it."""
+    log: bool = False
+    """Draw the logarithm evenly: for sizes."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low is {self.low}, high is {self.high}; low must be less")
+    def _log_needs_room(self) -> Self:
+        if self.log and (self.low < 1 or self.step != 1):
+            raise ValueError(f"log: needs low of at least 1 and no step, found low {self.low} and step {self.step}")
         return self
-
-    @property
-    def samples(self) -> tuple[Any, ...]:
-        """Values that stand for all: the recipe has to take them."""
-        return (self.low, self.high)
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is one of the dimension's."""
-        return isinstance(value, int) and self.low <= value <= self.high
+        return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    @property
+    def points(self) -> tuple[Any, ...] | None:
+        """All values, if they can be counted."""
+        return tuple(range(self.low, self.high + 1, self.step))
 
 
-class ChoiceDimension(Config):
+class ChoiceDimension(_Dimension):
     """One of some values: numbers, names, encoders."""
 
     kind: Literal["choice"]
@@ -75,15 +107,46 @@ class ChoiceDimension(Config):
         """Whether ``value`` is one of the dimension's."""
         return value in self.values
 
+    @property
+    def points(self) -> tuple[Any, ...] | None:
+        """All values."""
+        return self.values
+
 
 Dimension = Annotated[UniformDimension | IntegerDimension | ChoiceDimension, Field(discriminator="kind")]
+Space = dict[str, Dimension]
 
 
-class AshaConfig(Config):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in Tune's stopping form. Time is optimiser steps."""
+class SamplerConfig(Config):
+    """Who chooses the next point. All are Optuna's."""
 
+    kind: Literal["tpe", "random", "grid", "gp", "cma_es"] = "tpe"
+    """``tpe``: a tree of Parzen estimators (Bergstra et al. 2011). ``gp``: a Gaussian process. ``cma_es``: Hansen's evolution strategy, for
+    numbers only. ``grid``: every combination of choices and steps, each once."""
+    first_random: int = Field(10, ge=1)
+    """Of tpe, gp and cma_es: trials at random before they begin to choose."""
+
+
+class _Scheduler(Config):
     max_steps: int = Field(200, ge=1)
-    """Steps after which a trial has had its full budget."""
+    """Optimiser steps after which a trial has had its full budget."""
+
+
+class NoScheduler(_Scheduler):
+    """Every trial has its full budget."""
+
+    kind: Literal["none"]
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps at which trials are compared."""
+        return ()
+
+
+class AshaConfig(_Scheduler):
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in Tune's stopping form."""
+
+    kind: Literal["asha"] = "asha"
     grace_steps: int = Field(50, ge=1)
     """The first rung: no trial is stopped before."""
     reduction_factor: float = Field(2, gt=1)
@@ -91,11 +154,44 @@ class AshaConfig(Config):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.grace_steps > self.max_steps:
-            raise ValueError(
-                f"grace_steps is {self.grace_steps}, more than max_steps, {self.max_steps}; the first rung has to come earlier"
-            )
-        return self
+        return _with_grace(self, self.grace_steps)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps at which trials are compared."""
+        count = int(math.log(self.max_steps / self.grace_steps) / math.log(self.reduction_factor) + 1)
+        return tuple(math.ceil(self.grace_steps * self.reduction_factor**number) for number in range(count))
+
+
+class MedianStopConfig(_Scheduler):
+    """Golovin et al. 2017 (Vizier): a trial is stopped when its best is worse than the median of the others' means up to that step."""
+
+    kind: Literal["median_stop"]
+    grace_steps: int = Field(50, ge=1)
+    """No trial is stopped before."""
+    least_trials: int = Field(3, ge=1)
+    """With fewer to compare with, none is stopped."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        return _with_grace(self, self.grace_steps)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps at which trials are compared: at every report after the first ones."""
+        return (self.grace_steps,)
+
+
+_S = TypeVar("_S", bound=_Scheduler)
+
+
+def _with_grace(scheduler: _S, grace_steps: int) -> _S:
+    if grace_steps > scheduler.max_steps:
+        raise ValueError(f"grace_steps is {grace_steps}, more than max_steps, {scheduler.max_steps}; the first rung has to come earlier")
+    return scheduler
+
+
+Scheduler = Annotated[NoScheduler | AshaConfig | MedianStopConfig, Field(discriminator="kind")]
 
 
 class StudyConfig(Config):
@@ -103,18 +199,60 @@ class StudyConfig(Config):
 
     recipe: FinetuneConfig
     """What is searched in. A trial trains it on one worker, in the trial's own process, with the plain engine."""
-    space: dict[str, Dimension] = Field(min_length=1)
+    space: Space = Field(min_length=1)
     """Dotted key of the recipe to dimension."""
+    sampler: SamplerConfig = SamplerConfig()
+    scheduler: Scheduler = AshaConfig()
+    """Who stops trials early. Time is optimiser steps."""
     start_with: tuple[dict[str, Any], ...] = ()
     """Points to try first; the sampler chooses the rest."""
     trials: int = Field(8, ge=1)
     concurrent: int = Field(2, ge=1)
     """Trials at a time; each takes ``recipe.workers.cpus_each`` CPUs."""
-    asha: AshaConfig = AshaConfig()
     report_every_steps: int = Field(25, ge=1)
     """Cadence of evaluations, checkpoints and scheduling decisions."""
     seed: int = 0
-    """Of the sampler (Optuna's TPE)."""
+    """Of the sampler."""
+
+    @model_validator(mode="after")
+    def _conditions_can_hold(self) -> Self:
+        for key, dimension in self.space.items():
+            for other, values in dimension.when.items():
+                given = self.space.get(other)
+                if not isinstance(given, ChoiceDimension) or other == key:
+                    choices = ", ".join(name for name, item in self.space.items() if item.kind == "choice" and name != key)
+                    raise ValueError(f"space.{key}.when: {other} is no other choice of the space; choices: {choices or 'none'}")
+                if strange := [value for value in values if not given.holds(value)]:
+                    raise ValueError(f"space.{key}.when.{other}: {strange[0]!r} is not one of its values")
+        in_order(self.space)
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_can(self) -> Self:
+        kind = self.sampler.kind
+        conditional = [key for key, dimension in self.space.items() if dimension.when]
+        if conditional and kind in ("grid", "gp", "cma_es"):
+            raise ValueError(f"sampler.kind: {kind} cannot do conditions, and {conditional[0]} has one; use tpe or random")
+        if kind == "cma_es" and (named := [key for key, dimension in self.space.items() if dimension.kind == "choice"]):
+            raise ValueError(f"sampler.kind: cma_es searches numbers, and {named[0]} is a choice; use tpe, gp or random")
+        if kind == "grid":
+            if endless := [key for key, dimension in self.space.items() if dimension.points is None]:
+                raise ValueError(
+                    f"sampler.kind: a grid needs values that can be counted, and {endless[0]} has none; give it step or kind: choice"
+                )
+            size = math.prod(len(dimension.points or ()) for dimension in self.space.values())
+            if self.trials > size:
+                raise ValueError(f"trials is {self.trials}, the grid has {size} points; lower trials")
+        return self
+
+    @model_validator(mode="after")
+    def _reports_meet_rungs(self) -> Self:
+        if self.scheduler.rungs and self.report_every_steps > self.scheduler.rungs[0]:
+            raise ValueError(
+                f"report_every_steps is {self.report_every_steps}, but trials are compared at step {self.scheduler.rungs[0]}; "
+                f"report at least as often"
+            )
+        return self
 
     @model_validator(mode="after")
     def _keys_are_the_recipes(self) -> Self:
@@ -125,10 +263,33 @@ class StudyConfig(Config):
             if outside := sorted(key for key, value in point.items() if not self.space[key].holds(value)):
                 raise ValueError(f"start_with.{number}.{outside[0]}: {point[outside[0]]!r} is not in the space's dimension")
         # Each value by itself, so that a trial cannot fail at what could be told before the first one starts.
-        points += [{key: value} for key, dimension in self.space.items() for value in dimension.samples]
+        for key, dimension in self.space.items():
+            given = {other: values[0] for other, values in dimension.when.items()}
+            points += [{**given, key: value} for value in dimension.samples]
         for point in points:
             try:
                 with_values(self.recipe, point, where="space")
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return self
+
+
+def in_order(space: Mapping[str, Dimension]) -> list[str]:
+    """The keys, each after those that its condition asks for.
+
+    Raises:
+        ValueError: Conditions ask for each other.
+    """
+    found: list[str] = []
+    while len(found) < len(space):
+        ready = [key for key, dimension in space.items() if key not in found and dimension.when.keys() <= {*found}]
+        if not ready:
+            stuck = ", ".join(key for key in space if key not in found)
+            raise ValueError(f"space: the conditions of {stuck} ask for each other")
+        found += ready
+    return found
+
+
+def applies(dimension: Dimension, sampled: Mapping[str, Any]) -> bool:
+    """Whether a dimension's condition holds for what was sampled already; one that asks for what does not apply itself does not hold."""
+    return all(other in sampled and sampled[other] in values for other, values in dimension.when.items())

@@ -1,4 +1,4 @@
-"""START HERE: a study from plan to winning recipe. Ray Tune schedules the trials (ASHA), Optuna's TPE samples, ``trial.py`` trains.
+"""START HERE: a study from plan to winning recipe. Ray Tune schedules the trials, Optuna samples (``space.py``), ``trial.py`` trains.
 
 ``plan_study`` says what would run; ``run_study`` runs it and writes ``study.json`` and ``best_recipe.yaml`` into the study's folder. The
 winning recipe names the winning trial's checkpoint, so that the fine-tune goes on where the trial stopped.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from cluster.background import Background
 from cluster.session import Session
@@ -31,7 +32,8 @@ from training.planning import (
     total_steps,
 )
 from training.runs import TOKENS_FOLDER
-from tuning.config import ChoiceDimension, Dimension, StudyConfig, UniformDimension
+from tuning.config import AshaConfig, ChoiceDimension, MedianStopConfig, NoScheduler, Scheduler, StudyConfig
+from tuning.space import draw, first_points, new_sampler
 from tuning.trial import run_trial, trial_recipe
 
 
@@ -50,6 +52,8 @@ class StudyPlan:
     """At once."""
     steps_at_most: int
     """Optimiser steps if no trial were stopped."""
+    rungs: tuple[int, ...]
+    """Steps at which trials are compared, and some stopped."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of labelled rows warn of; tokens are counted with the first encoder's tokenizer."""
 
@@ -115,7 +119,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
     check_room(home().runs, study_bytes(parameters, config))
     study_id = new_run_id("tune")
-    steps = min(config.asha.max_steps, total_steps(config.recipe, len(data.train)))
+    steps = min(config.scheduler.max_steps, total_steps(config.recipe, len(data.train)))
     return StudyPlan(
         study_id=study_id,
         study_folder=str(home().runs / study_id),
@@ -125,6 +129,7 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         mode=config.recipe.score_order,
         cpus=config.concurrent * config.recipe.workers.cpus_each,
         steps_at_most=steps * config.trials,
+        rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
         findings=tuple(finding.as_json() for finding in findings),
     )
 
@@ -177,7 +182,6 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
 def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
     import optuna
     from ray import tune
-    from ray.tune.schedulers import AsyncHyperBandScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     from tuning.watching import Watch
@@ -188,7 +192,7 @@ def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
         base=plan.config["recipe"],
         locations=plan.locations,
         tokens=str(Path(plan.study_folder) / TOKENS_FOLDER),
-        max_steps=config.asha.max_steps,
+        max_steps=config.scheduler.max_steps,
         report_every_steps=config.report_every_steps,
     )
     tuner = tune.Tuner(
@@ -199,20 +203,13 @@ def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
             num_samples=config.trials,
             max_concurrent_trials=config.concurrent,
             search_alg=OptunaSearch(
-                {key: distribution(dimension) for key, dimension in config.space.items()},
+                partial(draw, space=config.space),
                 metric=plan.metric,
                 mode=plan.mode,
-                seed=config.seed,
-                points_to_evaluate=[dict(point) for point in config.start_with] or None,
+                sampler=new_sampler(config.sampler, config.seed),
+                points_to_evaluate=first_points(config) or None,
             ),
-            # One bracket: with more, Tune draws brackets from an unseeded generator.
-            scheduler=AsyncHyperBandScheduler(
-                time_attr="step",
-                max_t=config.asha.max_steps,
-                grace_period=config.asha.grace_steps,
-                reduction_factor=config.asha.reduction_factor,
-                brackets=1,
-            ),
+            scheduler=_scheduler(config.scheduler),
         ),
         run_config=tune.RunConfig(
             name=plan.study_id,
@@ -230,21 +227,34 @@ def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
     return found
 
 
-def distribution(dimension: Dimension) -> Any:
-    """The Optuna distribution of a dimension."""
-    from optuna import distributions
+def _scheduler(scheduler: Scheduler) -> Any:
+    """Tune's scheduler."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 
-    if isinstance(dimension, UniformDimension):
-        return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.kind == "log_uniform")
-    if isinstance(dimension, ChoiceDimension):
-        return distributions.CategoricalDistribution(list(dimension.values))
-    return distributions.IntDistribution(dimension.low, dimension.high)
+    match scheduler:
+        case NoScheduler():
+            return FIFOScheduler()
+        case AshaConfig():
+            # One bracket: with more, Tune draws brackets from an unseeded generator.
+            return AsyncHyperBandScheduler(
+                time_attr="step",
+                max_t=scheduler.max_steps,
+                grace_period=scheduler.grace_steps,
+                reduction_factor=scheduler.reduction_factor,
+                brackets=1,
+            )
+        case MedianStopConfig():
+            return MedianStoppingRule(
+                time_attr="step", grace_period=scheduler.grace_steps, min_samples_required=scheduler.least_trials, hard_stop=True
+            )
+        case _:
+            assert_never(scheduler)
 
 
 def _row(result: Any, metric: str, config: StudyConfig) -> TrialRow:
     metrics = result.metrics or {}
     step = int(metrics.get("step", 0))
-    state = "failed" if result.error else "finished" if step >= metrics.get("steps", config.asha.max_steps) else "stopped"
+    state = "failed" if result.error else "finished" if step >= metrics.get("steps", config.scheduler.max_steps) else "stopped"
     return TrialRow(
         trial=str(metrics.get("trial_id", Path(result.path).name)),
         sampled=dict(result.config or {}),

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.ray
 STOP_S = 30.0
 """Ten seconds are promised on an idle machine; tests share theirs with other tests."""
 GOOD = "data.train=good.csv"
+LONG = "scheduler={kind: asha, max_steps: 100000, grace_steps: 1000}"
 SPACE = "space={schedule.peak_lr: {kind: log_uniform, low: 1.0e-5, high: 1.0e-3}}"
 
 
@@ -90,7 +91,7 @@ def test_ctrl_c_ends_a_data_build_and_leaves_no_folder(start: Callable[..., Watc
 
 def test_ctrl_c_ends_a_study_and_its_trials(start: Callable[..., Watched], tmp_path: Path) -> None:
     recipe = ("recipe.encoder=tiny", "recipe.max_length=64", f"recipe.{GOOD}", "recipe.epochs=100000")
-    study = start("tune", *recipe, SPACE, "concurrent=1", "asha={max_steps: 100000, grace_steps: 1000}", "report_every_steps=5")
+    study = start("tune", *recipe, SPACE, "concurrent=1", LONG, "report_every_steps=5")
     study.wait_for_line("best so far", within_s=120)
     ran = study.interrupt(STOP_S)
     check_clean_stop(ran, tmp_path / "home")

@@ -58,7 +58,7 @@ class Tiny:
             "query": ["--url", f"http://127.0.0.1:{self.port}"],
             "cluster up": [f"dashboard_port={free_port()}", f"mlflow_port={free_port()}"],
         }
-        self.extra["tune"] += ["asha.max_steps=8", "asha.grace_steps=4"]
+        self.extra["tune"] += ["scheduler.max_steps=8", "scheduler.grace_steps=4"]
         self.extra["jobs submit"] = self.extra["finetune"]
 
     def __call__(self, command: list[str]) -> list[str]:

@@ -41,7 +41,7 @@ def study(folder: Path, encoders: list[str]) -> Path:
         ],
         "trials": 3,
         "concurrent": 2,
-        "asha": {"max_steps": BUDGET, "grace_steps": 8, "reduction_factor": 2},
+        "scheduler": {"kind": "asha", "max_steps": BUDGET, "grace_steps": 8, "reduction_factor": 2},
         "report_every_steps": 8,
     }
     file = folder / "study.yaml"
@@ -82,4 +82,36 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     assert done.exit_code == 0, done.err
     assert done.json["steps"] == best["step"]
     assert done.json["metrics"]["accuracy"] == pytest.approx(best["score"])
+    assert_no_processes(raybert_home)
+
+
+def test_a_grid_is_tried_whole_and_a_trial_below_the_median_is_stopped(cli: Cli, raybert_home: Path, tmp_path: Path) -> None:
+    encoder = str(make_encoder(tmp_path / "encoder"))
+    tree = yaml.safe_load(study(tmp_path, [encoder, encoder]).read_text())
+    tree |= {
+        "space": {
+            "schedule.decay": {"kind": "choice", "values": ["linear", "cosine"]},
+            "schedule.peak_lr": {"kind": "choice", "values": [1e-2, 1e-9]},
+        },
+        "start_with": [{"schedule.decay": "cosine", "schedule.peak_lr": 1e-2}],
+        "sampler": {"kind": "grid"},
+        "trials": 4,
+        "concurrent": 1,  # those before are finished, and there is a median
+        "scheduler": {"kind": "median_stop", "max_steps": 4 * BUDGET, "grace_steps": 32, "least_trials": 1},
+        "report_every_steps": 32,
+    }
+    tree["recipe"]["epochs"] = 12
+    file = tmp_path / "grid.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    plan = cli("tune", "-c", file, "--dry-run", "--json").json
+    assert (plan["rungs"], plan["steps_at_most"]) == ([32], 16 * BUDGET)
+    ran = cli("tune", "-c", file, "--json", timeout_s=150)
+    assert ran.exit_code == 0, ran.err
+    trials = ran.json["trials"]
+    points = {(trial["sampled"]["schedule.decay"], trial["sampled"]["schedule.peak_lr"]) for trial in trials}
+    assert points == {(decay, rate) for decay in ("linear", "cosine") for rate in (1e-2, 1e-9)}
+    assert trials[0]["sampled"] == tree["start_with"][0]
+    stopped = [trial for trial in trials if trial["state"] == "stopped"]
+    assert stopped, ran.err
+    assert {trial["sampled"]["schedule.peak_lr"] for trial in stopped} == {1e-9}
     assert_no_processes(raybert_home)

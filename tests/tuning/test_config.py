@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
-from optuna import distributions
 
 from foundation.config import parse
 from foundation.errors import ConfigError
-from tuning.config import StudyConfig
-from tuning.study import TrialRow, distribution
+from tuning.config import AshaConfig, StudyConfig
+from tuning.study import TrialRow
 
 LR = {"kind": "log_uniform", "low": 1e-5, "high": 1e-3}
 
@@ -33,6 +33,8 @@ def study(space: dict[str, Any] | None = None, **more: Any) -> StudyConfig:
         ({"dropout": {"kind": "uniform", "low": 0, "high": 1.5}}, r"dropout: found 1\.5; .*less than 1"),
         ({"rows_per_step": {"kind": "choice", "values": [16, "many"]}}, "rows_per_step: found 'many'"),
         ({"seed": {"kind": "normal", "low": 3, "high": 4}}, "seed"),
+        ({"schedule.peak_lr": LR | {"step": 1e-5}}, "step: belongs to uniform"),
+        ({"seed": {"kind": "integer", "low": 0, "high": 4, "log": True}}, "log: needs low of at least 1"),
         ({}, "space"),
     ],
 )
@@ -65,26 +67,84 @@ def test_a_first_point_inside_the_space_is_taken() -> None:
 
 def test_a_first_rung_after_the_budget_is_refused() -> None:
     with pytest.raises(ConfigError, match="grace_steps is 50, more than max_steps, 20"):
-        study(asha={"max_steps": 20})
-
-
-def test_dimensions_become_optunas_distributions() -> None:
-    space = study(
-        {
-            "schedule.peak_lr": LR,
-            "dropout": {"kind": "uniform", "low": 0.0, "high": 0.5},
-            "rows_per_step": {"kind": "integer", "low": 8, "high": 32},
-            "schedule.decay": {"kind": "choice", "values": ["linear", "cosine"]},
-        }
-    ).space
-    assert {key: distribution(dimension) for key, dimension in space.items()} == {
-        "schedule.peak_lr": distributions.FloatDistribution(1e-5, 1e-3, log=True),
-        "dropout": distributions.FloatDistribution(0.0, 0.5),
-        "rows_per_step": distributions.IntDistribution(8, 32),
-        "schedule.decay": distributions.CategoricalDistribution(["linear", "cosine"]),
-    }
+        study(scheduler={"kind": "asha", "max_steps": 20})
 
 
 def test_a_trials_row_is_plain_values() -> None:
     row = TrialRow("t", {"schedule.peak_lr": 1e-3}, 10, 0.5, 1.0, "finished")
     assert json.loads(json.dumps(row.__dict__))["sampled"] == {"schedule.peak_lr": 1e-3}
+
+
+DECAY = {"kind": "choice", "values": ["linear", "cosine"]}
+DROPOUT = {"kind": "uniform", "low": 0.0, "high": 0.3, "step": 0.1}
+LINEAR_DROPOUT = DROPOUT | {"when": {"schedule.decay": ["linear"]}}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"dropout": DROPOUT | {"when": {"epochs": [1]}}}, "dropout.when: epochs is no other choice of the space; choices: none"),
+        ({"schedule.decay": DECAY | {"when": {"schedule.decay": ["linear"]}}}, "schedule.decay is no other choice"),
+        (
+            {"schedule.decay": DECAY, "dropout": DROPOUT | {"when": {"schedule.decay": ["square"]}}},
+            "dropout.when.schedule.decay: 'square' is not one of its values",
+        ),
+        (
+            {
+                "schedule.decay": DECAY | {"when": {"metric": ["accuracy"]}},
+                "metric": {"kind": "choice", "values": ["accuracy"], "when": {"schedule.decay": ["linear"]}},
+            },
+            "the conditions of schedule.decay, metric ask for each other",
+        ),
+    ],
+)
+def test_a_condition_that_could_not_be_told_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(space)
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "more", "message"),
+    [
+        ("grid", {"schedule.peak_lr": LR}, {}, r"grid needs values that can be counted, and schedule\.peak_lr has none"),
+        ("grid", {"dropout": DROPOUT}, {"trials": 5}, "trials is 5, the grid has 4 points"),
+        ("cma_es", {"schedule.decay": DECAY, "dropout": DROPOUT}, {}, r"cma_es searches numbers, and schedule\.decay is a choice"),
+        *(
+            (
+                kind,
+                {"schedule.decay": DECAY, "dropout": DROPOUT | {"when": {"schedule.decay": ["linear"]}}},
+                {},
+                f"{kind} cannot do conditions",
+            )
+            for kind in ("grid", "gp", "cma_es")
+        ),
+    ],
+)
+def test_a_sampler_that_cannot_search_the_space_is_refused(kind: str, space: dict[str, Any], more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(space, sampler={"kind": kind}, **more)
+
+
+def test_reports_that_would_come_after_the_first_rung_are_refused() -> None:
+    with pytest.raises(ConfigError, match="report_every_steps is 25, but trials are compared at step 10"):
+        study(scheduler={"kind": "median_stop", "grace_steps": 10})
+
+
+def test_steps_make_the_values_of_a_dimension_few() -> None:
+    dimension = study({"dropout": DROPOUT}).space["dropout"]
+    assert dimension.points == pytest.approx((0.0, 0.1, 0.2, 0.3))
+    assert dimension.holds(0.3)
+    assert not dimension.holds(0.25)
+
+
+@pytest.mark.parametrize(
+    ("grace", "factor", "most", "rungs"),
+    [(50, 2, 200, (50, 100, 200)), (40, 2, 80, (40, 80)), (10, 3, 100, (10, 30, 90)), (7, 1.5, 12, (7, 11))],
+)
+def test_rungs_are_those_of_tune(grace: int, factor: float, most: int, rungs: tuple[int, ...]) -> None:
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+
+    asha = AshaConfig(max_steps=most, grace_steps=grace, reduction_factor=factor)
+    assert asha.rungs == rungs
+    tunes = AsyncHyperBandScheduler(time_attr="step", max_t=most, grace_period=grace, reduction_factor=factor, brackets=1)
+    assert asha.rungs == tuple(math.ceil(rung) for rung, _ in reversed(tunes._brackets[0]._rungs))
