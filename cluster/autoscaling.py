@@ -6,6 +6,7 @@ The demand is a placement group: it belongs to this driver, so it goes with it, 
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def judge(view: View) -> Wait | Never:
 
 def bundles_of(cpus: float, gpus: float, cpus_each: float) -> list[dict[str, float]]:
     """What is wanted at once, in parts that each have to fit on one node: workers, or single CPUs where they may lie anywhere."""
-    count = max(1, round(cpus / cpus_each)) if cpus_each else max(1, -int(-cpus // 1), -int(-gpus // 1))
+    count = max(1, round(cpus / cpus_each) if cpus_each else math.ceil(max(cpus, gpus)))
     share = {"CPU": cpus / count, "GPU": gpus / count}
     return [{name: value for name, value in share.items() if value > 0}] * count
 

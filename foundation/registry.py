@@ -185,7 +185,7 @@ class Registry:
                 self.client.delete_model_version_tag(*place, GOING)
                 raise RegistryError(f"{version.ref}: is {' and '.join(aliases)}, and stays")
             self.client.delete_model_version(*place)
-            if any(other.source == version.source for name in self.names() for other in self.versions(name)):
+            if self.client.search_model_versions(f'source_path="{version.source}"', max_results=1):
                 return "another version has the same"
             if not self._holds(version):
                 return f"{version.source} is not an artifact of its run"

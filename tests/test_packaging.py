@@ -57,6 +57,12 @@ def third_party(package: str) -> dict[str, str]:
     return {module: path for module, path in found.items() if module not in ours}
 
 
+def test_nothing_is_tracked_that_a_program_left_in_the_checkout() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    folders = {path.partition("/")[0] for path in tracked if "/" in path}
+    assert folders == {*PACKAGES, "tests", "benchmarks", "configs", "docs", ".ci"}
+
+
 def test_the_wheel_lists_every_package() -> None:
     with_code = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks", "examples"}
     assert set(PACKAGES) == with_code

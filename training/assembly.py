@@ -99,11 +99,8 @@ def _finetuning(recipe: FinetuneConfig, location: str, data: LabelledData, atten
     follows_from = (data.fingerprint, tokenizer_digest(tokenizer), str(recipe.max_length)) if keeper else ()
 
     def objective(name: str, split: LabelledSplit) -> Supervised:
-        file = keeper.file(*follows_from, name) if keeper else None
-        found = keeper.read(file) if keeper and file else None
-        ids, types = found or tokenised(tokenizer, split, recipe.max_length)
-        if keeper and file and found is None:
-            keeper.write(file, ids, types)
+        make = partial(tokenised, tokenizer, split, recipe.max_length)
+        ids, types = keeper.find(make, *follows_from, name) if keeper else make()
         return Supervised(ids, split.labels, split.ids, task=task, attention=kind, types=types)
 
     return Assembly(

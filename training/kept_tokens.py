@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,8 @@ _FORM = "1"
 
 Rows = list[npt.NDArray[Any]]
 """An array of token ids (int32), or of token types (int8), for each row."""
+Found = tuple[Rows, Rows | None]
+"""Ids, and token types where there are pairs."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,22 @@ class Keeper:
     writes: bool = True
     """One of several workers is enough."""
 
-    def file(self, *follows_from: str) -> Path:
-        """Where ids lie that follow from this: data, split, length, tokenizer."""
+    def find(self, make: Callable[[], Found], *follows_from: str) -> Found:
+        """Ids and token types that follow from this (data, split, length, tokenizer): those that are kept, or else made and kept."""
+        file = self._file(*follows_from)
+        if (kept := self._read(file)) is not None:
+            return kept
+        made = make()
+        self._write(file, *made)
+        return made
+
+    def _file(self, *follows_from: str) -> Path:
         versions = [metadata.version(package) for package in ("tokenizers", "transformers")]
         key = hashlib.sha256("\n".join([_FORM, *versions, *follows_from]).encode()).hexdigest()
         return self.folder / f"{key[:24]}.safetensors"
 
-    def read(self, file: Path) -> tuple[Rows, Rows | None] | None:
-        """Ids and token types; None when they are not there, or not as they were written."""
+    def _read(self, file: Path) -> Found | None:
+        """None when they are not there, or not as they were written."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -60,11 +70,11 @@ class Keeper:
         ends = found["ends"]
         return _rows(found["ids"], ends), _rows(found["types"], ends) if "types" in found else None
 
-    def write(self, file: Path, ids: Sequence[npt.NDArray[Any]], types: Sequence[npt.NDArray[Any]] | None) -> None:
-        """Keep ids and token types; a disk that does not take them is told of, and the run goes on."""
+    def _write(self, file: Path, ids: Rows, types: Rows | None) -> None:
+        """A disk that does not take them is told of, and the run goes on."""
         from safetensors.numpy import save_file
 
-        if not self.writes or not len(ids):
+        if not self.writes or not ids:
             return
         flat = {"ids": np.concatenate(ids), "ends": np.cumsum([len(row) for row in ids], dtype=np.int64)}
         if types is not None:

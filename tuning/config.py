@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -132,6 +132,19 @@ class _Scheduler(Config):
     """Optimiser steps after which a trial has had its full budget."""
 
 
+class _Stopping(_Scheduler):
+    grace_steps: int = Field(50, ge=1)
+    """No trial is stopped before; the first rung."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.grace_steps > self.max_steps:
+            raise ValueError(
+                f"grace_steps is {self.grace_steps}, more than max_steps, {self.max_steps}; the first rung has to come earlier"
+            )
+        return self
+
+
 class NoScheduler(_Scheduler):
     """Every trial has its full budget."""
 
@@ -143,18 +156,12 @@ class NoScheduler(_Scheduler):
         return ()
 
 
-class AshaConfig(_Scheduler):
+class AshaConfig(_Stopping):
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in Tune's stopping form."""
 
     kind: Literal["asha"] = "asha"
-    grace_steps: int = Field(50, ge=1)
-    """The first rung: no trial is stopped before."""
     reduction_factor: float = Field(2, gt=1)
     """One in this many goes on at each rung."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _with_grace(self, self.grace_steps)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -163,32 +170,17 @@ class AshaConfig(_Scheduler):
         return tuple(math.ceil(self.grace_steps * self.reduction_factor**number) for number in range(count))
 
 
-class MedianStopConfig(_Scheduler):
+class MedianStopConfig(_Stopping):
     """Golovin et al. 2017 (Vizier): a trial is stopped when its best is worse than the median of the others' means up to that step."""
 
     kind: Literal["median_stop"]
-    grace_steps: int = Field(50, ge=1)
-    """No trial is stopped before."""
     least_trials: int = Field(3, ge=1)
     """With fewer to compare with, none is stopped."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        return _with_grace(self, self.grace_steps)
 
     @property
     def rungs(self) -> tuple[int, ...]:
         """Steps at which trials are compared: at every report after the first ones."""
         return (self.grace_steps,)
-
-
-_S = TypeVar("_S", bound=_Scheduler)
-
-
-def _with_grace(scheduler: _S, grace_steps: int) -> _S:
-    if grace_steps > scheduler.max_steps:
-        raise ValueError(f"grace_steps is {grace_steps}, more than max_steps, {scheduler.max_steps}; the first rung has to come earlier")
-    return scheduler
 
 
 Scheduler = Annotated[NoScheduler | AshaConfig | MedianStopConfig, Field(discriminator="kind")]

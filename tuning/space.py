@@ -1,4 +1,4 @@
-"""A space in Optuna's terms: distributions, points drawn key by key, samplers. What can be wrong with one is refused in ``config.py``."""
+"""A space in Optuna's terms: points drawn key by key, samplers. What can be wrong with one is refused in ``config.py``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ import random
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from tuning.config import ChoiceDimension, Dimension, SamplerConfig, Space, StudyConfig, UniformDimension, applies, in_order
+from tuning.config import ChoiceDimension, SamplerConfig, Space, StudyConfig, UniformDimension, applies, in_order
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """The Optuna distribution of a dimension."""
-    from optuna import distributions
-
-    if isinstance(dimension, UniformDimension):
-        return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.kind == "log_uniform", step=dimension.step)
-    if isinstance(dimension, ChoiceDimension):
-        return distributions.CategoricalDistribution(list(dimension.values))
-    return distributions.IntDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
 def draw(trial: Any, space: Space) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +83,7 @@ def show_model(
     if resolved.bundle is None:
         raise RegistryError(f"{ref}: not a bundle; `models show` takes NAME, NAME@alias, NAME/version or a bundle folder")
     manifest, version = resolved.bundle.manifest, resolved.version
-    served = [f"{name} at {url}" for name, url, number in _services(version.name) if number == version.version] if version else []
+    served = [f"{name} at {url}" for name, url, ref in _services() if ref == version.ref] if version else []
     result = {
         "ref": version.ref if version else ref,
         "path": resolved.location,
@@ -312,19 +313,16 @@ def _table(found: Differences) -> str:
     return "\n".join(lines)
 
 
-def _services(name: str) -> list[tuple[str, str, int]]:
-    """Name, URL and version of the services of this home that answer with a model of that name."""
+def _services() -> list[tuple[str, str, str]]:
+    """Name, URL and ``MODEL/version`` of the services of this home that answer."""
     from foundation.errors import ServiceError
     from serving.client import Client
     from serving.state import recorded
 
     found = []
     for service in recorded():
-        try:
-            with Client(service.url, timeout_s=2.0) as client:
-                found += [(service.name, service.url, int(card.version)) for card in client.models() if card.model == name]
-        except (ServiceError, ValueError):  # it does not answer, or with what has no version
-            continue
+        with suppress(ServiceError), Client(service.url, timeout_s=2.0) as client:
+            found += [(service.name, service.url, f"{card.model}/{card.version}") for card in client.models()]
     return found
 
 
@@ -333,11 +331,7 @@ def _referred(versions: list[Version]) -> dict[str, str]:
     from foundation.artifacts import folder_of
     from training.runs import RESUMABLE, all_runs
 
-    found = {
-        f"{name}/{number}": f"service {service} answers with it"
-        for name in {version.name for version in versions}
-        for service, _, number in _services(name)
-    }
+    found = {ref: f"service {service} answers with it" for service, _, ref in _services()}
     for run in all_runs():
         if run.state in (*RESUMABLE, "running"):
             began_from = {run.plan["recipe"].get("encoder"), run.plan["location"]}

@@ -69,7 +69,9 @@ def register_uploaded(make_bundle: Callable[..., Bundle]) -> Callable[[Registry,
 
     def add(registry: Registry, name: str) -> Version:
         client, bundle = registry.client, make_bundle()
-        run = client.create_run(client.create_experiment(f"{name}-{next(_numbers)}")).info
+        # Else MLflow keeps artifacts in the current folder.
+        kept = (registry.home.root / "artifacts").as_uri()
+        run = client.create_run(client.create_experiment(f"{name}-{next(_numbers)}", artifact_location=kept)).info
         client.log_artifacts(run.run_id, str(bundle.path), "bundle")
         return registry.register(name, bundle, source=f"{run.artifact_uri}/bundle", run_id=run.run_id)
 

@@ -10,7 +10,7 @@ from optuna import distributions
 
 from foundation.config import parse
 from tuning.config import StudyConfig
-from tuning.space import distribution, draw, first_points, new_sampler
+from tuning.space import draw, first_points, new_sampler
 
 NUMBERS = {
     "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-5, "high": 1e-3},
@@ -76,8 +76,9 @@ def test_a_grid_tries_each_point_once() -> None:
 
 
 def test_dimensions_become_optunas_distributions() -> None:
-    space = study({**NUMBERS, **CHOICES}, "tpe", 1).space
-    assert {key: distribution(dimension) for key, dimension in space.items()} == {
+    trial = optuna.create_study().ask()
+    draw(trial, study({**NUMBERS, **CHOICES}, "tpe", 1).space)
+    assert trial.distributions == {
         "schedule.peak_lr": distributions.FloatDistribution(1e-5, 1e-3, log=True),
         "dropout": distributions.FloatDistribution(0.0, 0.3, step=0.1),
         "rows_per_step": distributions.IntDistribution(8, 64, log=True),
