@@ -19,6 +19,7 @@ from cluster.background import Background
 from cluster.session import Session
 from foundation.bundle import Bundle
 from foundation.config import dump_yaml
+from foundation.driving import driven
 from foundation.errors import ConfigError, RaybertError, RunError
 from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
@@ -91,7 +92,7 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
         except FileExistsError:
             raise ConfigError(f"{plan.run_id}: in use by a run since this one was planned; give another name") from None
     try:
-        with runs.driven(folder):
+        with driven(folder):
             return _launch(plan, session, folder)
     except BaseException:
         if not (folder / runs.RUN_FILE).exists():

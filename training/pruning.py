@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foundation.driving import RESUMABLE
 from foundation.errors import ConfigError
 from foundation.home import Home, home
-from training.runs import RESUMABLE, Run, all_runs, checkpoints
+from training.runs import Run, all_runs, checkpoints
 
 _STATES = ("finished", *RESUMABLE)
 _GOING = ".going-"

@@ -1,26 +1,21 @@
 """A training run's folder: which files are in it, what they say. Reads only; no torch, no Ray.
 
 ``run.json`` is the driver's (what was planned, how it stands), ``metrics.jsonl`` rank 0's, ``result.json`` comes when the run has finished.
-A driver holds ``driver.lock`` as long as it lives.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
 import re
 import socket
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from foundation.errors import ConfigError, DataError
-from foundation.home import Home, has_lock, home, write_json
+from foundation import driving
+from foundation.home import Home, home
 from foundation.records import Recorder, read_rows
 from training.goodput import Goodput, goodput
 from training.phases import PhaseTime, phase_table
@@ -32,45 +27,22 @@ RECIPE_FILE = "recipe.yaml"
 TOKENS_FOLDER = "tokens"
 """Token ids of labelled rows, while the run may begin again."""
 REPORT_FILE = "report.html"
-LOCK_FILE = "driver.lock"
 TRACE_FILE = "trace.json.gz"
 VERBS = ("pretrain", "finetune")
-RESUMABLE = ("failed", "interrupted", "lost")
-"""States that ``--resume`` goes on from."""
 UNRANKED = 1e300
 """Stands, with the sign of the worse side, for the score of a checkpoint that has none. Not NaN: Ray Train's list of checkpoints would give
 back None for it when a run is resumed, and fail."""
 _CHECKPOINT = re.compile(r"step-(\d+)-\w+")
-# Whoever looks whether a run is driven holds its lock for a moment.
-_LOCK_S = 2.0
-
-
-@contextlib.contextmanager
-def driven(folder: Path) -> Iterator[None]:
-    """Drive a run within the block: no second process can. The lock goes with the process, however it ends.
-
-    Raises:
-        ConfigError: Another process drives it.
-    """
-    with (folder / LOCK_FILE).open("a") as lock:
-        deadline = time.monotonic() + _LOCK_S
-        while not has_lock(lock.fileno(), fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                raise ConfigError(f"{folder.name}: another process is driving this run; wait for it, or stop it first")
-            time.sleep(0.05)
-        yield
 
 
 def begin(folder: Path, plan: Mapping[str, Any], *, score: str, score_order: str, mlflow_run: str | None = None) -> None:
     """Write down that a run has begun, by this process."""
-    about = _driver() | {"started": time.time(), "score": score, "score_order": score_order, "mlflow_run": mlflow_run}
-    write_json(folder / RUN_FILE, about | {"plan": dict(plan)})
+    driving.begin(folder / RUN_FILE, score=score, score_order=score_order, mlflow_run=mlflow_run, plan=dict(plan))
 
 
 def go_on(folder: Path, plan: Mapping[str, Any], *, mlflow_run: str | None = None) -> None:
     """Write down that this process goes on with a run, in ``run.json`` and as a row of the record."""
-    about = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    write_json(folder / RUN_FILE, about | _driver() | {"mlflow_run": mlflow_run, "plan": dict(plan)})
+    driving.go_on(folder / RUN_FILE, mlflow_run=mlflow_run, plan=dict(plan))
     recorder = Recorder(folder / METRICS_FILE)
     recorder.write("resumed", host=socket.gethostname(), pid=os.getpid(), changes=plan["resumes"]["changes"])
     recorder.close()
@@ -78,7 +50,7 @@ def go_on(folder: Path, plan: Mapping[str, Any], *, mlflow_run: str | None = Non
 
 def end(folder: Path, state: str) -> None:
     """Write down how a run ended: ``finished``, ``failed`` or ``interrupted``."""
-    write_json(folder / RUN_FILE, json.loads((folder / RUN_FILE).read_text(encoding="utf-8")) | {"state": state, "ended": time.time()})
+    driving.end(folder / RUN_FILE, state)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -97,10 +69,6 @@ def step_of(checkpoint: Path) -> int:
     match = _CHECKPOINT.fullmatch(checkpoint.name)
     assert match, checkpoint
     return int(match[1])
-
-
-def _driver() -> dict[str, Any]:
-    return {"state": "running", "ended": None, "pid": os.getpid(), "host": socket.gethostname()}
 
 
 @dataclass(frozen=True)
@@ -131,8 +99,7 @@ class Run:
     @property
     def state(self) -> str:
         """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that ran it is gone without a word."""
-        state: str = self.about["state"]
-        return "lost" if state == "running" and not self._is_driven() else state
+        return driving.state_of(self.folder, self.about)
 
     @property
     def steps_done(self) -> int:
@@ -199,12 +166,6 @@ class Run:
             "report": str(report) if (report := self.folder / REPORT_FILE).exists() else None,
         }
 
-    def _is_driven(self) -> bool:
-        with contextlib.suppress(OSError), (self.folder / LOCK_FILE).open() as lock:
-            return not has_lock(lock.fileno(), fcntl.LOCK_SH)
-        # Of a version that had no lock.
-        return self.about["host"] != socket.gethostname() or Path(f"/proc/{self.about['pid']}").exists()
-
     def _last_attempt(self) -> list[dict[str, Any]]:
         first = max((place for place, row in enumerate(self.rows) if row["event"] == "attempt"), default=0)
         return [row for row in self.rows[first:] if row["event"] in ("attempt", "step", "evaluation")]
@@ -216,36 +177,17 @@ def open_run(ref: str, where: Home | None = None) -> Run:
     Raises:
         DataError: No such run, or several.
     """
-    runs = (where or home()).runs
-    given = Path(ref).expanduser()
-    if (given / RUN_FILE).is_file():
-        return _read(given.absolute())
-    known = [folder for folder in _folders(runs) if ref in folder.name]
-    exact = [folder for folder in known if folder.name == ref]
-    if len(found := exact or known) == 1:
-        return _read(found[0])
-    if found:
-        raise DataError(f"{ref}: names {len(found)} runs: {', '.join(folder.name for folder in found[:5])}; give more of the id")
-    raise DataError(f"{ref}: no such run in {runs}; `raybert runs list` lists them")
+    root = (where or home()).runs
+    return _read(driving.named(ref, root, RUN_FILE, what="run", plural="runs", hint="`raybert runs list` lists them"))
 
 
 def all_runs(where: Home | None = None) -> list[Run]:
     """The runs of a home, the latest first."""
-    return sorted((_read(folder) for folder in _folders((where or home()).runs)), key=lambda run: -run.about["started"])
-
-
-def _folders(runs: Path) -> list[Path]:
-    return sorted(file.parent for file in runs.glob(f"*/{RUN_FILE}"))
+    return sorted((_read(folder) for folder in driving.folders((where or home()).runs, RUN_FILE)), key=lambda run: -run.about["started"])
 
 
 def _read(folder: Path) -> Run:
-    try:
-        about = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        result = folder / RESULT_FILE
-        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: not a run's folder: {error}") from None
-    return Run(folder, about, found)
+    return Run(folder, *driving.read(folder, RUN_FILE, RESULT_FILE, "run"))
 
 
 def _mean(values: list[float]) -> float | None:

@@ -329,7 +329,8 @@ def _services() -> list[tuple[str, str, str]]:
 def _referred(versions: list[Version]) -> dict[str, str]:
     """``NAME/version`` to what of this home needs it: a service, or a run that can be gone on with."""
     from foundation.artifacts import folder_of
-    from training.runs import RESUMABLE, all_runs
+    from foundation.driving import RESUMABLE
+    from training.runs import all_runs
 
     found = {ref: f"service {service} answers with it" for service, _, ref in _services()}
     for run in all_runs():

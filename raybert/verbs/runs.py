@@ -48,9 +48,10 @@ def show_run(ref: RunRef, as_json: AsJson = False) -> None:
 
     Example: raybert runs show finetune-20260101-120000-abcdef
     """
+    from foundation.driving import RESUMABLE
     from foundation.progress import duration, size
     from training.phases import table_text
-    from training.runs import RESUMABLE, open_run
+    from training.runs import open_run
 
     run = open_run(ref)
     figures = run.figures()

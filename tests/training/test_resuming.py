@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from foundation import driving
+from foundation.driving import driven
 from foundation.errors import ConfigError, RunError
 from foundation.home import checked_run_id, home
 from foundation.records import read_rows
@@ -52,7 +54,7 @@ def left_run(recipe: FinetuneConfig, steps: tuple[int, ...] = (10, 20), *, state
     planned = plan("finetune", recipe, run_id=name)
     folder = Path(planned.run_folder)
     folder.mkdir(parents=True)
-    with runs.driven(folder):
+    with driven(folder):
         runs.begin(folder, planned.as_json(), score="macro_f1", score_order="max", mlflow_run="m")
     if state:
         runs.end(folder, state)
@@ -172,7 +174,7 @@ def test_a_finished_run_a_running_one_and_one_of_another_verb_are_refused(recipe
     with pytest.raises(ConfigError, match="is a run of finetune; go on with `raybert finetune --resume left`"):
         resumed("pretrain", runs.open_run("left"), recipe)
     runs.end(folder, "running")
-    with runs.driven(folder), pytest.raises(ConfigError, match=f"is still running \\(process {os.getpid()} on"):
+    with driven(folder), pytest.raises(ConfigError, match=f"is still running \\(process {os.getpid()} on"):
         go_on(recipe)
 
 
@@ -185,10 +187,10 @@ def test_a_list_of_checkpoints_that_cannot_be_read_is_refused_with_a_way_on(reci
 
 def test_a_run_has_one_driver_at_a_time(recipe: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = left_run(recipe)
-    monkeypatch.setattr(runs, "_LOCK_S", 0.1)
-    with runs.driven(folder), pytest.raises(ConfigError, match="another process is driving this run"), runs.driven(folder):
+    monkeypatch.setattr(driving, "_LOCK_S", 0.1)
+    with driven(folder), pytest.raises(ConfigError, match="another process is driving it"), driven(folder):
         pass
-    with runs.driven(folder):
+    with driven(folder):
         pass
 
 
