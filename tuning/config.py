@@ -204,7 +204,9 @@ class StudyConfig(Config):
     report_every_steps: int = Field(25, ge=1)
     """Cadence of evaluations, checkpoints and scheduling decisions."""
     seed: int = 0
-    """Of the sampler."""
+    """Of the sampler: each trial's random numbers follow from it and the trial's number."""
+    storage: str | None = None
+    """Where Optuna keeps what the sampler knows, as a SQLAlchemy URL; default: SQLite in the study's folder."""
 
     @model_validator(mode="after")
     def _conditions_can_hold(self) -> Self:

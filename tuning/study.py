@@ -1,22 +1,25 @@
-"""START HERE: a study from plan to winning recipe. Ray Tune schedules the trials, Optuna samples (``space.py``), ``trial.py`` trains.
+"""START HERE: a study from plan to winning recipe. Ray Tune runs the trials, Optuna samples (``space.py``), ``trial.py`` trains.
 
-``plan_study`` says what would run; ``run_study`` runs it and writes ``study.json`` and ``best_recipe.yaml`` into the study's folder. The
-winning recipe names the winning trial's checkpoint, so that the fine-tune goes on where the trial stopped.
+``plan_study`` says what would run; ``run_study`` runs it, or goes on with it. What happens is in the study's own record (``record.py``):
+the result is told from it, and a study goes on from it whose driver is gone. Then the sampler (``searching.py``) and the scheduler
+(``scheduling.py``) know what they knew, and Tune is begun anew (``running.py``). The winning recipe names the winning trial's checkpoint,
+so that the fine-tune goes on where the trial stopped.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
-from cluster.background import Background
 from cluster.session import Session
+from foundation import driving
 from foundation.config import dump_yaml
-from foundation.errors import ConfigError, RunError
+from foundation.driving import driven
+from foundation.errors import ConfigError, RunError, first_line
 from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
@@ -32,9 +35,21 @@ from training.planning import (
     total_steps,
 )
 from training.runs import TOKENS_FOLDER
-from tuning.config import AshaConfig, ChoiceDimension, MedianStopConfig, NoScheduler, Scheduler, StudyConfig
-from tuning.space import draw, first_points, new_sampler
-from tuning.trial import run_trial, trial_recipe
+from tuning import studies
+from tuning.config import ChoiceDimension, StudyConfig
+from tuning.record import Trial
+from tuning.studies import Study, check_resumable
+from tuning.trial import trial_recipe
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where a study stands that is gone on with."""
+
+    ended: int
+    """Trials; they are kept."""
+    unfinished: dict[int, int]
+    """Trials to the steps that they go on from."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,11 @@ class StudyPlan:
     """Optimiser steps if no trial were stopped."""
     rungs: tuple[int, ...]
     """Steps at which trials are compared, and some stopped."""
+    data_fingerprint: str
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of labelled rows warn of; tokens are counted with the first encoder's tokenizer."""
+    resumes: Resumption | None = None
+    """Set when it goes on with a study that its driver left."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -66,13 +84,18 @@ class StudyPlan:
 class TrialRow:
     """One trial's outcome."""
 
-    trial: str
+    trial: int
+    """From 0."""
     sampled: dict[str, Any]
     step: int
     score: float | None
     seconds: float
     state: str
     """``finished`` (full budget), ``stopped`` (by the scheduler) or ``failed``."""
+    cause: str | None = None
+    """Of a failure."""
+    restarts: int = 0
+    """Times that it began again from its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,7 @@ class StudyResult:
     trials: tuple[TrialRow, ...]
     metric: str
     seconds: float
+    """Of this command."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of the labelled rows warned of."""
 
@@ -94,11 +118,16 @@ class StudyResult:
         return asdict(self)
 
 
-def plan_study(config: StudyConfig) -> StudyPlan:
+def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Study | None = None) -> StudyPlan:
     """Check a study against its data and encoders. Starts and writes nothing.
 
+    Args:
+        config: The study.
+        study_id: Its name; default: one that was never used.
+        resumes: The study to go on with, which has a name.
+
     Raises:
-        InputError: What is wrong with recipe, data or an encoder.
+        InputError: What is wrong with recipe, data or an encoder; or with going on.
     """
     data = read_labelled(config.recipe)
     if not len(data.validation):
@@ -118,11 +147,11 @@ def plan_study(config: StudyConfig) -> StudyPlan:
     findings = findings_of(data, config.recipe, counter_of(next(iter(locations.values()))))
     parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
     check_room(home().runs, study_bytes(parameters, config))
-    study_id = new_run_id("tune")
+    study_id = resumes.study_id if resumes else study_id or new_run_id("tune")
     steps = min(config.scheduler.max_steps, total_steps(config.recipe, len(data.train)))
-    return StudyPlan(
+    plan = StudyPlan(
         study_id=study_id,
-        study_folder=str(home().runs / study_id),
+        study_folder=str(resumes.folder if resumes else home().runs / study_id),
         config=config.model_dump(mode="json"),
         locations=locations,
         metric=config.recipe.score,
@@ -130,8 +159,14 @@ def plan_study(config: StudyConfig) -> StudyPlan:
         cpus=config.concurrent * config.recipe.workers.cpus_each,
         steps_at_most=steps * config.trials,
         rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
+        data_fingerprint=data.fingerprint,
         findings=tuple(finding.as_json() for finding in findings),
     )
+    if resumes is None:
+        return plan
+    check_resumable(resumes, config, plan.as_json())
+    unfinished = {number: trial.step for number, trial in resumes.trials.items() if trial.state == "unfinished"}
+    return replace(plan, resumes=Resumption(len(resumes.trials) - len(unfinished), unfinished))
 
 
 def study_bytes(parameters: int, config: StudyConfig) -> int:
@@ -140,139 +175,97 @@ def study_bytes(parameters: int, config: StudyConfig) -> int:
 
 
 def run_study(plan: StudyPlan, session: Session) -> StudyResult:
-    """Run a planned study to its end.
+    """Run a planned study to its end, or go on with one.
 
     Raises:
+        ConfigError: Its name came into use since it was planned, or another process drives it.
         RunError: No trial finished a report.
     """
-    config = StudyConfig.model_validate(plan.config)
     folder = Path(plan.study_folder)
-    folder.mkdir(parents=True)
-    write_atomically(folder / "study.yaml", dump_yaml(config))
-    say(f"tune: study {plan.study_id} on {session.address}: {config.trials} trials, {config.concurrent} at once, metric {plan.metric}")
+    if plan.resumes is None:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(f"{plan.study_id}: in use since this study was planned; give another name") from None
+    with driven(folder):
+        return _run(plan, session, folder)
+
+
+def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
+    from tuning import running  # imports Ray
+
+    config = StudyConfig.model_validate(plan.config)
+    study_file = folder / studies.STUDY_FILE
+    write_atomically(folder / studies.CONFIG_FILE, dump_yaml(config))
+    if plan.resumes is None:
+        driving.begin(study_file, attempts=1, plan=plan.as_json())
+        say(f"tune: study {plan.study_id} on {session.address}: {config.trials} trials, {config.concurrent} at once, metric {plan.metric}")
+    else:
+        driving.go_on(study_file, attempts=studies.open_study(str(folder)).attempts + 1, plan=plan.as_json())
+        begun = plan.resumes.ended + len(plan.resumes.unfinished)
+        say(
+            f"tune: study {plan.study_id} on {session.address} goes on: {plan.resumes.ended} of {config.trials} trials have ended, "
+            f"{len(plan.resumes.unfinished)} go on, {config.trials - begun} are new"
+        )
     began = time.monotonic()
+    state = "failed"
     try:
-        results = _fit(plan, config)
-    finally:
+        running.search(plan, config, folder)
+        outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
+        write_json(folder / studies.RESULT_FILE, outcome.as_json())
         shutil.rmtree(folder / TOKENS_FOLDER, ignore_errors=True)
-    rows = [_row(result, plan.metric, config) for result in results]
-    scored = [(row.score, result, row) for result, row in zip(results, rows, strict=True) if row.score is not None and result.checkpoint]
-    if not scored:
-        errors = [str(result.error).strip().splitlines()[-1] for result in results if result.error]
-        raise RunError(f"tune: no trial of {plan.study_id} reported: {errors[0] if errors else 'all were stopped at once'}; see {folder}")
-    sign = 1 if plan.mode == "max" else -1
-    _, winner, best = max(scored, key=lambda item: sign * item[0])
-    recipe = trial_recipe(config.recipe, {**best.sampled, "start_from": str(winner.checkpoint.path)})
-    best_recipe = folder / "best_recipe.yaml"
-    write_atomically(best_recipe, dump_yaml(recipe))
-    outcome = StudyResult(
-        study_id=plan.study_id,
-        study_folder=str(folder),
-        best_recipe=str(best_recipe),
-        best=best,
-        trials=tuple(rows),
-        metric=plan.metric,
-        seconds=round(time.monotonic() - began, 2),
-        findings=plan.findings,
-    )
-    write_json(folder / "study.json", outcome.as_json())
+        state = "finished"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        if state != "finished":
+            say(f"tune: {state}; to go on: raybert tune --resume {plan.study_id}")
+        driving.end(study_file, state)
     return outcome
 
 
-def _fit(plan: StudyPlan, config: StudyConfig) -> list[Any]:
-    import optuna
-    from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
-    from tuning.watching import Watch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each study
-    trainable = tune.with_parameters(
-        run_trial,
-        base=plan.config["recipe"],
-        locations=plan.locations,
-        tokens=str(Path(plan.study_folder) / TOKENS_FOLDER),
-        max_steps=config.scheduler.max_steps,
-        report_every_steps=config.report_every_steps,
+def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float) -> StudyResult:
+    trials = [*studies.open_study(str(folder)).trials.values()]
+    rows = {trial.number: _row(trial) for trial in trials}
+    sign = 1 if plan.mode == "max" else -1
+    scored = [row for row in rows.values() if row.score is not None and math.isfinite(row.score)]
+    for best in sorted(scored, key=lambda row: -sign * (row.score or 0.0)):
+        if (checkpoint := studies.last_checkpoint(folder, best.trial)) is not None:
+            break
+        say(f"warning: trial {best.trial}: its checkpoint is not whole; the next best is taken")
+    else:
+        causes = [trial.cause for trial in trials if trial.cause]
+        raise RunError(f"tune: no trial of {plan.study_id} reported: {causes[0] if causes else 'all were stopped at once'}; see {folder}")
+    recipe = trial_recipe(config.recipe, {**best.sampled, "start_from": str(checkpoint.folder)})
+    write_atomically(folder / studies.BEST_FILE, dump_yaml(recipe))
+    return StudyResult(
+        study_id=plan.study_id,
+        study_folder=str(folder),
+        best_recipe=str(folder / studies.BEST_FILE),
+        best=best,
+        trials=tuple(rows.values()),
+        metric=plan.metric,
+        seconds=seconds,
+        findings=plan.findings,
     )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": config.recipe.workers.cpus_each, "GPU": config.recipe.workers.gpus_each}),
-        tune_config=tune.TuneConfig(
-            metric=plan.metric,
-            mode=plan.mode,
-            num_samples=config.trials,
-            max_concurrent_trials=config.concurrent,
-            search_alg=OptunaSearch(
-                partial(draw, space=config.space),
-                metric=plan.metric,
-                mode=plan.mode,
-                sampler=new_sampler(config.sampler, config.seed),
-                points_to_evaluate=first_points(config) or None,
-            ),
-            scheduler=_scheduler(config.scheduler),
-        ),
-        run_config=tune.RunConfig(
-            name=plan.study_id,
-            storage_path=str(Path(plan.study_folder).parent),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-            callbacks=[Watch(config.trials, plan.metric, plan.mode)],
-            verbose=0,
-        ),
-    )
-    with Background(lambda: list(tuner.fit()), name="ray-tune") as work:
-        try:
-            found: list[Any] = work.result()
-        except Exception as error:
-            raise RunError(f"tune: study {plan.study_id} failed: {str(error).strip().splitlines()[-1]}") from error
-    return found
 
 
-def _scheduler(scheduler: Scheduler) -> Any:
-    """Tune's scheduler."""
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
-
-    match scheduler:
-        case NoScheduler():
-            return FIFOScheduler()
-        case AshaConfig():
-            # One bracket: with more, Tune draws brackets from an unseeded generator.
-            return AsyncHyperBandScheduler(
-                time_attr="step",
-                max_t=scheduler.max_steps,
-                grace_period=scheduler.grace_steps,
-                reduction_factor=scheduler.reduction_factor,
-                brackets=1,
-            )
-        case MedianStopConfig():
-            return MedianStoppingRule(
-                time_attr="step", grace_period=scheduler.grace_steps, min_samples_required=scheduler.least_trials, hard_stop=True
-            )
-        case _:
-            assert_never(scheduler)
-
-
-def _row(result: Any, metric: str, config: StudyConfig) -> TrialRow:
-    metrics = result.metrics or {}
-    step = int(metrics.get("step", 0))
-    state = "failed" if result.error else "finished" if step >= metrics.get("steps", config.scheduler.max_steps) else "stopped"
-    return TrialRow(
-        trial=str(metrics.get("trial_id", Path(result.path).name)),
-        sampled=dict(result.config or {}),
-        step=step,
-        score=metrics.get(metric),
-        seconds=round(float(metrics.get("trial_seconds", 0.0)), 1),
-        state=state,
-    )
+def _row(trial: Trial) -> TrialRow:
+    seconds = round(trial.seconds, 1)
+    return TrialRow(trial.number, dict(trial.sampled), trial.step, trial.score, seconds, trial.state, trial.cause, trial.restarts)
 
 
 def table(result: StudyResult) -> str:
     """The study for people: a line a trial, best first."""
     rows = sorted(result.trials, key=lambda row: -(row.score if row.score is not None else float("-inf")))
-    lines = [f"{'trial':<12} {result.metric:>10} {'steps':>6} {'time':>8} {'state':<9} sampled"]
+    lines = [f"{'trial':>5} {result.metric:>10} {'steps':>6} {'time':>8} {'state':<9} sampled"]
     for row in rows:
         score = f"{row.score:.4f}" if row.score is not None else "–"
         sampled = ", ".join(f"{key}={_short(value)}" for key, value in row.sampled.items())
-        lines.append(f"{row.trial:<12} {score:>10} {row.step:>6} {duration(row.seconds):>8} {row.state:<9} {sampled}")
+        lines.append(f"{row.trial:>5} {score:>10} {row.step:>6} {duration(row.seconds):>8} {row.state:<9} {sampled}")
+        if row.cause:
+            lines.append(f"      {first_line(row.cause)}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,12 @@ from typing import Any
 from foundation.config import parse, with_values
 from training.config import FinetuneConfig
 
+NAMES = "reported"
+"""Key of a report: the names in it that are ours, among all that Tune adds."""
+FAILED = "failed"
+"""Key of a report that the trial failed, instead of a score; its message."""
+TRACEBACK = "traceback"
+
 
 def trial_recipe(base: FinetuneConfig, sampled: Mapping[str, Any]) -> FinetuneConfig:
     """The recipe of one trial."""
@@ -20,7 +27,7 @@ def trial_recipe(base: FinetuneConfig, sampled: Mapping[str, Any]) -> FinetuneCo
 
 
 def run_trial(
-    sampled: dict[str, Any],
+    start: dict[str, Any],
     *,
     base: dict[str, Any],
     locations: Mapping[str, str],
@@ -28,16 +35,32 @@ def run_trial(
     max_steps: int,
     report_every_steps: int,
 ) -> None:
-    """Train until the scheduler stops the trial or its budget ends.
+    """Train until the scheduler stops the trial or its budget ends; what fails in the trial itself is reported, not raised.
 
     Args:
-        sampled: Dotted key to value.
+        start: A ``Start``'s values: number, sampled (dotted key to value), checkpoint, reported_step.
         base: The study's recipe, as plain values.
         locations: Encoder REF to folder, resolved by the driver.
         tokens: Folder in which the study's trials keep token ids for each other.
         max_steps: The full budget.
         report_every_steps: Cadence of reports.
+
+    Raises:
+        OSError: A disk or a network failed: the cluster's fault, so that Tune begins the trial again from its last checkpoint.
     """
+    from ray import tune
+
+    try:
+        _train(start, base, locations, tokens, max_steps, report_every_steps)
+    except OSError:
+        raise
+    except Exception as error:
+        tune.report({FAILED: f"{type(error).__name__}: {error}", TRACEBACK: traceback.format_exc()})
+
+
+def _train(
+    start: Mapping[str, Any], base: dict[str, Any], locations: Mapping[str, str], tokens: str, max_steps: int, report_every_steps: int
+) -> None:
     import torch
     from ray import tune
 
@@ -50,15 +73,21 @@ def run_trial(
     from training.workload import limits_of
 
     began = time.perf_counter()
-    recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), sampled)
+    recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), start["sampled"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     decisions = decide(probe_cpu(), recipe)
     assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value, keeper=Keeper(Path(tokens)))
+    # Tune's own is later than the one that the study's driver found when it went on.
     held = tune.get_checkpoint()
-    checkpoint = Checkpoint.open(Path(held.path)) if held else None
+    place = held.path if held else start["checkpoint"]
+    checkpoint = Checkpoint.open(Path(place)) if place else None
     engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     last = min(max_steps, assembly.steps)
+
+    def tell(figures: Mapping[str, Any], folder: str) -> None:
+        told = {**figures, "step": progress.step, "steps": last, "trial_seconds": time.perf_counter() - began}
+        tune.report({**told, NAMES: [*told]}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def report(step: StepReport) -> None:
         nonlocal progress
@@ -70,11 +99,13 @@ def run_trial(
         try:
             files = engine.save(folder)
             write_manifest(folder, progress, files, engine.shapes(), {"engine": "torch", "world_size": 1})
-            figures = {**metrics, "step": done, "steps": last, "train_loss": step.loss, "trial_seconds": time.perf_counter() - began}
-            tune.report(figures, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+            tell({**metrics, "train_loss": step.loss}, str(folder))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    if not held and progress.step > start["reported_step"]:
+        # The driver went between this checkpoint and its report.
+        tell(evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention)), str(place))
     for _ in train(
         engine,
         assembly.objective,

@@ -1,43 +1,82 @@
-"""What the person watching a study sees: a line for each report, each end and each failure. Runs in the driver."""
+"""What the person watching a study sees: a line for each report, each restart, each end. Runs in the driver, and decides nothing."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from foundation.errors import first_line
 from foundation.progress import duration, say
+from tuning.record import Record, Trial
+from tuning.trial import FAILED
 
 
 class Watch(Callback):  # type: ignore[misc]
-    """Prints progress; decides nothing."""
+    """Prints progress, and writes restarts and failures that only Tune sees into the record.
 
-    def __init__(self, trials: int, metric: str, mode: str) -> None:
-        self._trials, self._metric = trials, metric
+    Args:
+        trials: How many the study has.
+        known: Those of earlier attempts.
+        record: Of the study.
+        metric: Shown.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(self, trials: int, known: Mapping[int, Trial], record: Record, metric: str, mode: str) -> None:
+        self._trials, self._record, self._metric = trials, record, metric
         self._better = max if mode == "max" else min
-        self._done = 0
-        self._best: float | None = None
+        ended = [trial for trial in known.values() if trial.state != "unfinished"]
+        self._before = self._done = len(ended)
+        scores = [report.score for trial in known.values() for report in trial.reports]
+        self._best: float | None = self._better(scores) if scores else None
         self._began = time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """One report of one trial."""
         score = result.get(self._metric)
-        if score is None:
+        if score is None or FAILED in result:
             return
         self._best = score if self._best is None else self._better(self._best, score)
-        say(f"tune: trial {trial.trial_id}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}")
+        say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial lost its worker, and begins again from its last checkpoint."""
+        cause = _cause(trial)
+        self._record.restarted(trial.config["number"], cause)
+        say(f"warning: {_named(trial)} begins again from its last checkpoint: {first_line(cause)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial finished or was stopped."""
-        self._ended(trial, "ended")
+        """A trial finished, was stopped, or told that it failed."""
+        failure = (trial.last_result or {}).get(FAILED)
+        self._ended(trial, f"FAILED: {first_line(failure)}" if failure else "ended")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial failed."""
-        self._ended(trial, "FAILED")
+        """A trial lost its worker once too often."""
+        cause = _cause(trial)
+        self._record.failed(trial.config["number"], cause)
+        self._ended(trial, f"FAILED: {first_line(cause)}")
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1
         elapsed = time.monotonic() - self._began
-        left = elapsed / self._done * (self._trials - self._done)
-        say(f"tune: trial {trial.trial_id} {how}: {self._done}/{self._trials} trials, about {duration(left)} left")
+        left = elapsed / (self._done - self._before) * (self._trials - self._done)
+        say(f"tune: {_named(trial)} {how}: {self._done}/{self._trials} trials, about {duration(left)} left")
+
+
+def _named(trial: Any) -> str:
+    return f"trial {trial.config['number']}"
+
+
+def _cause(trial: Any) -> str:
+    """Of the failure that Tune has just noted: what was raised, or why the worker is gone."""
+    try:
+        told = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2].partition("\n")[2]
+    except (OSError, TypeError):
+        return "its worker is gone"
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    # A traceback ends with what was raised; Ray begins with why a worker is gone.
+    return lines[-1 if "Traceback" in told else 0] if lines else "its worker is gone"

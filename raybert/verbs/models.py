@@ -327,18 +327,19 @@ def _services() -> list[tuple[str, str, str]]:
 
 
 def _referred(versions: list[Version]) -> dict[str, str]:
-    """``NAME/version`` to what of this home needs it: a service, or a run that can be gone on with."""
+    """``NAME/version`` to what of this home needs it: a service, or a run or study that can be gone on with."""
     from foundation.artifacts import folder_of
     from foundation.driving import RESUMABLE
     from training.runs import all_runs
+    from tuning.studies import all_studies
 
     found = {ref: f"service {service} answers with it" for service, _, ref in _services()}
-    for run in all_runs():
-        if run.state in (*RESUMABLE, "running"):
-            began_from = {run.plan["recipe"].get("encoder"), run.plan["location"]}
-            found |= {
-                version.ref: f"run {run.run_id} began from it"
-                for version in versions
-                if {version.ref, str(folder_of(version.source))} & began_from
-            }
+    going_on = (*RESUMABLE, "running")
+    needs = {f"run {run.run_id}": {run.plan["recipe"].get("encoder"), run.plan["location"]} for run in all_runs() if run.state in going_on}
+    for study in all_studies():
+        if study.state in going_on:
+            needs[f"study {study.study_id}"] = {*study.plan["locations"], *study.plan["locations"].values()}
+    for what, references in needs.items():
+        began = [version for version in versions if {version.ref, str(folder_of(version.source))} & references]
+        found |= {version.ref: f"{what} began from it" for version in began}
     return found

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from foundation.records import read_rows
-from tests.conftest import Cli, assert_no_processes
+from tests.conftest import Cli, assert_no_processes, processes_of, wait_for
 from tests.support.tiny import make_encoder, write_reviews
 
 pytestmark = pytest.mark.ray
@@ -55,7 +60,7 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     assert ran.exit_code == 0, ran.err
     found = ran.json
     trials: list[dict[str, Any]] = found["trials"]
-    assert json.loads((Path(found["study_folder"]) / "study.json").read_text()) == found
+    assert json.loads((Path(found["study_folder"]) / "result.json").read_text()) == found
     assert len(trials) == 3
     assert {trial["sampled"]["encoder"] for trial in trials} == set(encoders)
     assert {trial["state"] for trial in trials} <= {"finished", "stopped"}
@@ -114,4 +119,83 @@ def test_a_grid_is_tried_whole_and_a_trial_below_the_median_is_stopped(cli: Cli,
     stopped = [trial for trial in trials if trial["state"] == "stopped"]
     assert stopped, ran.err
     assert {trial["sampled"]["schedule.peak_lr"] for trial in stopped} == {1e-9}
+    assert_no_processes(raybert_home)
+
+
+def trial_workers(home: Path) -> list[psutil.Process]:
+    """Processes in which a trial trains."""
+    return [process for process in processes_of(home) if "ImplicitFunc" in " ".join(process.cmdline())]
+
+
+def reports(home: Path, name: str) -> list[tuple[int, int]]:
+    """Trial and step of each report, in their order."""
+    rows = read_rows(home / "runs" / name / "study.jsonl")
+    return [(row["number"], row["step"]) for row in rows if row["event"] == "report"]
+
+
+def what_came_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """What two studies have alike that ran as one another."""
+    return [(trial["trial"], trial["sampled"], trial["step"], trial["score"], trial["state"]) for trial in result["trials"]]
+
+
+def test_a_study_that_loses_a_worker_and_its_driver_goes_on_as_if_nothing_had_happened(
+    cli: Cli, raybert_home: Path, tmp_path: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"kills drawn with seed {seed}")
+    chance = random.Random(seed)
+    encoders = [str(make_encoder(tmp_path / f"encoder{seed}", seed=seed)) for seed in range(2)]
+    tree = yaml.safe_load(study(tmp_path, encoders).read_text())
+    tree["recipe"] |= {"guard": {"stop_after": 2}, "epochs": 4 * BUDGET * 8 / 72}
+    tree |= {
+        "scheduler": {"kind": "asha", "max_steps": 4 * BUDGET, "grace_steps": 8, "reduction_factor": 2},
+        "space": {
+            "encoder": {"kind": "choice", "values": encoders},
+            "schedule.peak_lr": {"kind": "choice", "values": [1e-2, 3e-3, 1e-9, 1e30]},
+        },
+        "start_with": [
+            {"encoder": encoders[0], "schedule.peak_lr": 1e-2},
+            {"encoder": encoders[0], "schedule.peak_lr": 1e30},  # fails by itself
+        ],
+        "trials": 5,
+        "concurrent": 1,  # so that reports come in one order
+        "sampler": {"kind": "tpe", "first_random": 3},
+    }
+    file = tmp_path / "kills.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    undisturbed = cli("tune", "-c", file, "--name", "undisturbed", "--json", timeout_s=150)
+    assert undisturbed.exit_code == 0, undisturbed.err
+    expected = undisturbed.json
+    failed = [trial for trial in expected["trials"] if trial["state"] == "failed"]
+    assert {trial["sampled"]["schedule.peak_lr"] for trial in failed} == {1e30}
+    assert (failed[0]["trial"], failed[0]["score"]) == (1, None)
+    assert "steps in a row could not be applied" in failed[0]["cause"]
+    order = reports(raybert_home, "undisturbed")
+
+    process = cli.start("tune", "-c", file, "--name", "killed")
+    # Its trial goes on for a while after that.
+    worker_at = chance.choice([place for place in range(len(order) - 4) if order[place][0] == order[place + 4][0]])
+    driver_at = chance.randrange(worker_at + 5, len(order))
+    reported: Callable[[], int] = lambda: len(reports(raybert_home, "killed"))  # noqa: E731
+    wait_for(lambda: reported() > worker_at and trial_workers(raybert_home), 120, f"report {worker_at}")
+    trial_workers(raybert_home)[0].kill()
+    wait_for(lambda: reported() > driver_at, 120, f"report {driver_at}")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+    assert_no_processes(raybert_home)
+
+    other = cli("tune", "--resume", "killed", "space.encoder.kind=choice", "seed=1")
+    assert (other.exit_code, "seed: was 0, now 1" in other.error) == (2, True)
+    plan = cli("tune", "--resume", "killed", "--dry-run", "--json").json["resumes"]
+    ran = cli("tune", "--resume", "killed", "--json", timeout_s=150)
+    assert ran.exit_code == 0, ran.err
+    assert what_came_of(ran.json) == what_came_of(expected)
+    assert reports(raybert_home, "killed") == order
+    assert sum(trial["restarts"] for trial in ran.json["trials"]) == len(plan["unfinished"]) + 1
+    winner = yaml.safe_load(Path(ran.json["best_recipe"]).read_text())
+    assert Path(winner.pop("start_from"), "checkpoint.json").exists()
+    wanted = yaml.safe_load(Path(expected["best_recipe"]).read_text())
+    assert winner == {key: value for key, value in wanted.items() if key != "start_from"}
+    done = cli("tune", "--resume", "killed")
+    assert (done.exit_code, "has finished its 5 trials; to go on, ask for more: trials=10" in done.error) == (2, True)
     assert_no_processes(raybert_home)

@@ -1,0 +1,58 @@
+"""What a study's record tells of its trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.records import read_rows
+from tuning.record import Record, Trial, trials_of
+
+STEPS = {"steps": 30, "trial_seconds": 2.0}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "study.jsonl")
+
+
+def trials(folder: Path) -> dict[int, Trial]:
+    return trials_of(read_rows(folder / "study.jsonl"))
+
+
+def test_each_trial_stands_as_its_last_row_says(record: Record, tmp_path: Path) -> None:
+    for number in range(5):
+        record.begun(number, {"dropout": number / 10})
+    record.reported(1, 0.5, {"step": 10, **STEPS}, goes_on=True)
+    record.reported(2, 0.4, {"step": 10, **STEPS}, goes_on=False)
+    record.reported(3, 0.6, {"step": 30, **STEPS}, goes_on=True)
+    record.failed(4, "ValueError: no such rate", "Traceback …")
+    found = trials(tmp_path)
+    assert {number: trial.state for number, trial in found.items()} == {
+        0: "unfinished",
+        1: "unfinished",
+        2: "stopped",
+        3: "finished",
+        4: "failed",
+    }
+    assert (found[1].step, found[1].score, found[0].step, found[0].score) == (10, 0.5, 0, None)
+    assert (found[3].sampled, found[4].cause) == ({"dropout": 0.3}, "ValueError: no such rate")
+
+
+def test_a_trials_seconds_are_those_of_all_its_workers(record: Record, tmp_path: Path) -> None:
+    record.begun(0, {})
+    record.reported(0, 0.5, {"step": 10, "steps": 30, "trial_seconds": 4.0}, goes_on=True)
+    record.reported(0, 0.5, {"step": 20, "steps": 30, "trial_seconds": 7.0}, goes_on=True)
+    record.restarted(0, "its worker is gone")
+    record.reported(0, 0.5, {"step": 30, "steps": 30, "trial_seconds": 3.0}, goes_on=False)
+    (trial,) = trials(tmp_path).values()
+    assert (trial.seconds, trial.restarts, trial.state) == (10.0, 1, "finished")
+
+
+def test_rows_of_trials_that_were_never_begun_and_a_row_that_was_cut_off_are_passed_over(record: Record, tmp_path: Path) -> None:
+    record.reported(7, 0.5, {"step": 10, **STEPS}, goes_on=True)
+    with (tmp_path / "study.jsonl").open("a") as file:
+        file.write('{"event": "trial", "num')
+    record.begun(0, {})
+    assert [*trials(tmp_path)] == [0]

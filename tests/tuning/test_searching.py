@@ -1,0 +1,96 @@
+"""Trials are drawn as if the study had never stopped, wherever it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from foundation.config import parse
+from foundation.records import read_rows
+from tuning.config import StudyConfig
+from tuning.record import Record, Trial, trials_of
+from tuning.searching import Start, StudySearch, ask, open_storage, reconcile, tell
+
+SPACE: dict[str, Any] = {
+    "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-5, "high": 1e-3},
+    "dropout": {"kind": "uniform", "low": 0.0, "high": 0.3},
+}
+TRIALS = 9
+
+
+def study(kind: str, **more: Any) -> StudyConfig:
+    tree = {"recipe": {"data": {"train": "x.csv"}}, "space": SPACE, "sampler": {"kind": kind, "first_random": 3}, "trials": TRIALS}
+    return parse(StudyConfig, tree | more, where="study.yaml")
+
+
+def opened(folder: Path, config: StudyConfig) -> optuna.Study:
+    return open_storage(f"sqlite:///{folder / 'optuna.db'}", "tune-1", config, "max")
+
+
+def score(point: Mapping[str, Any]) -> float:
+    return -float(point["dropout"])
+
+
+@pytest.mark.parametrize("kind", ["tpe", "random", "gp", "cma_es"])
+def test_a_study_whose_process_goes_after_each_trial_draws_the_same_points(kind: str, tmp_path: Path) -> None:
+    config = study(kind)
+    (tmp_path / "once").mkdir()
+    once = opened(tmp_path / "once", config)
+    found = []
+    for _ in range(TRIALS):
+        number, point = ask(once, config)
+        tell(once, number, score(point))
+        found.append((number, point))
+    again = []
+    for _ in range(TRIALS):
+        number, point = ask(opened(tmp_path, config), config)
+        tell(opened(tmp_path, config), number, score(point))
+        again.append((number, point))
+    assert again == found
+    assert [number for number, _ in found] == [*range(TRIALS)]
+    assert len({tuple(point.values()) for _, point in found[:3]}) == 3  # those at random
+
+
+def test_a_point_that_was_asked_for_and_not_recorded_is_the_same_one_again(tmp_path: Path) -> None:
+    config = study("tpe", start_with=[{"dropout": 0.1}])
+    _, first = ask(opened(tmp_path, config), config)
+    assert first["dropout"] == 0.1
+    _, second = ask(opened(tmp_path, config), config)
+    assert reconcile(opened(tmp_path, config), config, {}) == {0: first, 1: second}
+
+
+def test_optuna_is_told_how_trials_ended_that_only_the_record_knows(tmp_path: Path) -> None:
+    config = study("random")
+    study_of = opened(tmp_path, config)
+    record = Record(tmp_path / "study.jsonl")
+    for _ in range(3):
+        record.begun(*ask(study_of, config))
+    record.reported(0, 0.7, {"step": 9, "steps": 9, "trial_seconds": 1.0}, goes_on=True)
+    record.failed(1, "ValueError")
+    trials: dict[int, Trial] = trials_of(read_rows(tmp_path / "study.jsonl"))
+    assert reconcile(opened(tmp_path, config), config, trials) == {}
+    states = [(trial.state, trial.value) for trial in opened(tmp_path, config).get_trials()]
+    assert states == [(TrialState.COMPLETE, 0.7), (TrialState.FAIL, None), (TrialState.RUNNING, None)]
+
+
+def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) -> None:
+    config = study("random")
+    record = Record(tmp_path / "study.jsonl")
+    study_of = opened(tmp_path, config)
+    number, point = ask(study_of, config)
+    search = StudySearch(study_of, config, [Start(number, point, "folder", 8)], record, metric="accuracy", mode="max")
+    first, second, third = (search.suggest(name) for name in "abc")
+    assert first == {"number": 0, "sampled": point, "checkpoint": "folder", "reported_step": 8}
+    assert (second["number"], second["checkpoint"], second["reported_step"]) == (1, None, 0)
+    search.on_trial_complete("a", {"accuracy": 0.5})
+    search.on_trial_complete("b", {"accuracy": float("nan")})
+    search.on_trial_complete("c", error=True)
+    assert third["number"] == 2
+    assert [trial.state for trial in study_of.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    # The one that goes on was recorded when it began.
+    assert [row["number"] for row in read_rows(tmp_path / "study.jsonl")] == [1, 2]

@@ -1,0 +1,125 @@
+"""Going on with studies that their driver left: what is refused, what may differ, which checkpoint is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foundation import driving
+from foundation.driving import driven
+from foundation.errors import ConfigError, DataError
+from foundation.home import home
+from tests.support.tiny import make_encoder, write_reviews
+from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
+from tuning import studies
+from tuning.config import StudyConfig
+from tuning.record import Record
+from tuning.studies import last_checkpoint, open_study, remove_surplus
+from tuning.study import StudyPlan, plan_study
+
+pytestmark = pytest.mark.usefixtures("raybert_home")
+SPACE = {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.3}}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> StudyConfig:
+    encoder, data = make_encoder(tmp_path / "encoder", layers=1), write_reviews(tmp_path / "r.csv", 60)
+    recipe = {"encoder": str(encoder), "data": {"train": str(data)}, "max_length": 32, "rows_per_step": 8}
+    return StudyConfig.model_validate({"recipe": recipe, "space": SPACE, "trials": 4})
+
+
+def left_study(config: StudyConfig, *, state: str | None = None) -> Path:
+    """A study whose driver is gone after three trials: one stopped, one at step 8, one that had not reported."""
+    planned = plan_study(config, study_id="left")
+    folder = Path(planned.study_folder)
+    folder.mkdir(parents=True)
+    with driven(folder):
+        driving.begin(folder / studies.STUDY_FILE, attempts=1, plan=planned.as_json())
+    record = Record(folder / studies.RECORD_FILE)
+    for number in range(3):
+        record.begun(number, {"dropout": 0.1})
+    figures = {"steps": 24, "trial_seconds": 1.0}
+    record.reported(0, 0.5, {"step": 8, **figures}, goes_on=False)
+    record.reported(1, 0.7, {"step": 8, **figures}, goes_on=True)
+    if state:
+        driving.end(folder / studies.STUDY_FILE, state)
+    return folder
+
+
+def go_on(config: StudyConfig, **changed: Any) -> StudyPlan:
+    return plan_study(StudyConfig.model_validate(config.model_dump(mode="json") | changed), resumes=open_study("left"))
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    """A small whole one."""
+    files = write_fragments(folder, 0, [Fragment("w", 0, {"param": torch.arange(6.0)})])
+    write_manifest(folder, Progress(step, step), files, {"w": (6,)}, {})
+    return folder
+
+
+def test_trials_that_ended_are_kept_and_the_others_go_on(config: StudyConfig) -> None:
+    folder = left_study(config)
+    assert open_study("left").state == "lost"
+    planned = go_on(config, concurrent=1, trials=9)
+    assert planned.resumes is not None
+    assert (planned.resumes.ended, planned.resumes.unfinished) == (1, {1: 8, 2: 0})
+    assert (planned.study_id, planned.study_folder) == ("left", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"space": {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.4}}},
+            r"would be another study.*space\.dropout\.high: was 0\.3, now 0\.4",
+        ),
+        ({"seed": 5}, "seed: was 0, now 5"),
+        ({"scheduler": {"kind": "none"}}, "scheduler.kind: was 'asha', now 'none'"),
+        ({"trials": 2}, "trials is 2, and 3 were begun"),
+    ],
+)
+def test_a_study_that_would_be_another_one_is_refused(config: StudyConfig, changed: dict[str, Any], message: str) -> None:
+    left_study(config)
+    with pytest.raises(ConfigError, match=message):
+        go_on(config, **changed)
+
+
+def test_other_data_is_refused(config: StudyConfig, tmp_path: Path) -> None:
+    left_study(config)
+    write_reviews(tmp_path / "r.csv", 90)
+    with pytest.raises(ConfigError, match="because of the data's fingerprint: was '"):
+        go_on(config)
+
+
+def test_a_study_that_is_driven_is_refused_and_a_finished_one_unless_more_trials_are_asked_for(config: StudyConfig) -> None:
+    folder = left_study(config)
+    with driven(folder), pytest.raises(ConfigError, match=f"is still running \\(process {os.getpid()} on"):
+        go_on(config)
+    driving.end(folder / studies.STUDY_FILE, "finished")
+    with pytest.raises(ConfigError, match="has finished its 3 trials; to go on, ask for more: trials=6"):
+        go_on(config, trials=3)
+    assert go_on(config).resumes is not None
+
+
+def test_a_study_that_is_not_there_is_told_with_those_that_are(config: StudyConfig) -> None:
+    left_study(config)
+    with pytest.raises(DataError, match=f"other: no such study in {home().runs}; there are: left"):
+        open_study("other")
+
+
+def test_a_trial_goes_on_from_its_latest_whole_checkpoint_of_any_attempt(tmp_path: Path) -> None:
+    first = checkpoint(tmp_path / "attempt-9" / "trial-004" / "checkpoint_000007", 70)
+    second = checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000000", 80)
+    cut = checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000001", 90)
+    next(cut.glob("*.safetensors")).write_bytes(b"cut")
+    checkpoint(tmp_path / "attempt-10" / "trial-005" / "checkpoint_000000", 10)
+    found = last_checkpoint(tmp_path, 4)
+    assert found is not None
+    assert (found.folder, found.progress.step) == (second, 80)
+    remove_surplus(tmp_path, 4, found)
+    assert (first.exists(), second.exists(), cut.exists()) == (False, True, False)
+    assert last_checkpoint(tmp_path, 6) is None

@@ -1,0 +1,122 @@
+"""A study's record, ``study.jsonl``, and what it tells of each trial. Pure but for appending a row.
+
+The rows, in the order in which things happened, are what a study goes on from when its driver is gone: a trial was begun, reported, lost
+its worker, ended. Which trial goes on and which is stopped follows from the reports' order alone, so the rows are the decisions' inputs
+as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from foundation.records import Recorder
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation of one trial."""
+
+    step: int
+    score: float
+    figures: Mapping[str, Any]
+    """All metrics, losses and times."""
+    goes_on: bool
+    """What the scheduler decided."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of one."""
+
+    number: int
+    """From 0, as Optuna's."""
+    sampled: Mapping[str, Any]
+    reports: tuple[Report, ...] = ()
+    cause: str | None = None
+    """Of its failure."""
+    restarts: int = 0
+    """Times that it lost its worker or driver, and began again from its last checkpoint."""
+    spent: tuple[float, ...] = field(default=(0.0,))
+    """Seconds in each of its workers, until its last report there."""
+
+    @property
+    def step(self) -> int:
+        """Of its last report; 0 before the first."""
+        return self.reports[-1].step if self.reports else 0
+
+    @property
+    def score(self) -> float | None:
+        """Of its last report, whose checkpoint is the one that is kept."""
+        return self.reports[-1].score if self.reports else None
+
+    @property
+    def seconds(self) -> float:
+        """That it trained, until its last report."""
+        return sum(self.spent)
+
+    @property
+    def state(self) -> str:
+        """``finished`` (full budget), ``stopped`` (by the scheduler), ``failed``, or ``unfinished``."""
+        if self.cause is not None:
+            return "failed"
+        if not self.reports:
+            return "unfinished"
+        last = self.reports[-1]
+        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on else "stopped"
+
+
+class Record:
+    """Appends to the record. Holds no open file: Ray Tune pickles whoever holds this."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begun(self, number: int, sampled: Mapping[str, Any]) -> None:
+        """A trial has its hyperparameters."""
+        self._write("trial", number=number, sampled=dict(sampled))
+
+    def reported(self, number: int, score: float, figures: Mapping[str, Any], *, goes_on: bool) -> None:
+        """A trial reported, and the scheduler decided."""
+        self._write("report", number=number, score=score, goes_on=goes_on, **figures)
+
+    def restarted(self, number: int, cause: str) -> None:
+        """A trial lost its worker, or the study its driver."""
+        self._write("restart", number=number, cause=cause)
+
+    def failed(self, number: int, cause: str, traceback: str = "") -> None:
+        """A trial failed for good."""
+        self._write("failed", number=number, cause=cause, traceback=traceback)
+
+    def _write(self, event: str, **values: Any) -> None:
+        recorder = Recorder(self._path)
+        recorder.write(event, **values)
+        recorder.close()
+
+
+def trials_of(rows: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
+    """Trials by number, from the record's rows."""
+    found: dict[int, Trial] = {}
+    for row in rows:
+        number = row.get("number")
+        if row["event"] == "trial":
+            found[row["number"]] = Trial(row["number"], row["sampled"])
+        elif number in found:
+            found[number] = _with_row(found[number], row)
+    return found
+
+
+def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
+    match row["event"]:
+        case "report":
+            figures = {name: value for name, value in row.items() if name not in ("event", "time", "number", "score", "goes_on")}
+            report = Report(row["step"], row["score"], figures, row["goes_on"])
+            return replace(trial, reports=(*trial.reports, report), spent=(*trial.spent[:-1], row["trial_seconds"]))
+        case "restart":
+            return replace(trial, restarts=trial.restarts + 1, spent=(*trial.spent, 0.0))
+        case "failed":
+            return replace(trial, cause=row["cause"])
+        case _:
+            return trial

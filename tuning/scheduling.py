@@ -1,0 +1,110 @@
+"""Who stops trials early: Tune's rules, asked with a trial's number, step and score, so that what they know can be told again.
+
+``Rule`` is the decision alone; ``Scheduler`` hands it to Tune and writes it into the study's record. After a lost driver, the rule is told
+the record's reports in their order, and knows what it knew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from tuning import config
+from tuning.config import AshaConfig, MedianStopConfig, NoScheduler
+from tuning.record import Record
+from tuning.trial import FAILED, NAMES, TRACEBACK
+
+_STEP, _SCORE = "step", "score"
+
+
+class Rule:
+    """Whether a trial goes on, by the reports so far.
+
+    Args:
+        scheduler: Which rule, and its numbers.
+        mode: Whether a high score is good (``max``) or a low one (``min``).
+    """
+
+    def __init__(self, scheduler: config.Scheduler, mode: str) -> None:
+        self._rule = _tunes(scheduler)
+        self._rule.set_search_properties(_SCORE, mode)
+        self._trials: dict[int, _StandIn] = {}
+
+    def goes_on(self, number: int, step: int, score: float) -> bool:
+        """Take in a report, and decide."""
+        if number not in self._trials:
+            self._trials[number] = _StandIn(number)
+            self._rule.on_trial_add(None, self._trials[number])
+        trial = self._trials[number]
+        decision = self._rule.on_trial_result(None, trial, {_STEP: step, _SCORE: score})
+        return bool(decision == TrialScheduler.CONTINUE)
+
+    def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in a record's reports."""
+        for row in rows:
+            if row["event"] == "report":
+                self.goes_on(row["number"], row["step"], row["score"])
+
+
+class _StandIn:
+    """All that the rules ask of a trial is who it is."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = str(number)
+
+
+def _tunes(scheduler: config.Scheduler) -> Any:
+    match scheduler:
+        case NoScheduler():
+            return FIFOScheduler()
+        case AshaConfig():
+            # One bracket: with more, Tune draws brackets from an unseeded generator.
+            return AsyncHyperBandScheduler(
+                time_attr=_STEP,
+                max_t=scheduler.max_steps,
+                grace_period=scheduler.grace_steps,
+                reduction_factor=scheduler.reduction_factor,
+                brackets=1,
+            )
+        case MedianStopConfig():
+            return MedianStoppingRule(
+                time_attr=_STEP,
+                grace_period=scheduler.grace_steps,
+                min_samples_required=scheduler.least_trials,
+                hard_stop=True,
+                min_time_slice=math.inf,  # else it would pause a trial while another waits for its worker
+            )
+        case _:
+            assert_never(scheduler)
+
+
+class Scheduler(FIFOScheduler):  # type: ignore[misc]
+    """Tune's view of a rule: trials in the order in which they come, stopped when the rule says so.
+
+    Args:
+        rule: Decides.
+        record: Is told every report, and what was decided.
+        metric: The score's name in a report.
+    """
+
+    def __init__(self, rule: Rule, record: Record, metric: str) -> None:
+        super().__init__()
+        self._rule, self._record, self._name = rule, record, metric
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
+        """Tune offers them; the rule has them."""
+        return True
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """One report."""
+        number = trial.config["number"]
+        if FAILED in result:
+            self._record.failed(number, result[FAILED], result[TRACEBACK])
+            return str(TrialScheduler.STOP)
+        score = result[self._name]
+        goes_on = self._rule.goes_on(number, result[_STEP], score)
+        self._record.reported(number, score, {name: result[name] for name in result[NAMES]}, goes_on=goes_on)
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)

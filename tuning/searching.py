@@ -1,0 +1,139 @@
+"""Who chooses the trials: those that a lost driver left unfinished, then new ones from Optuna, whose storage keeps what it has learnt.
+
+Ray Tune's own Optuna searcher keeps its study in a pickle of Tune's last snapshot, and takes its random numbers from where the process
+stood. Here each trial's come from the study's seed and the trial's number, so that a study goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from foundation.progress import say
+from tuning.config import SamplerConfig, StudyConfig
+from tuning.record import Record, Trial
+from tuning.space import draw, first_points, new_sampler
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a trial's worker is given."""
+
+    number: int
+    sampled: dict[str, Any]
+    checkpoint: str | None = None
+    """To go on from; None begins at step 0."""
+    reported_step: int = 0
+    """Of the last report that is known. A checkpoint of a later step has one that was lost."""
+
+    def as_config(self) -> dict[str, Any]:
+        """As Tune hands it over."""
+        return asdict(self)
+
+
+def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:
+    """Optuna's study, begun with the first points when it is not there yet."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each study
+    known = study_id in optuna.get_all_study_names(url)
+    direction = "minimize" if mode == "min" else "maximize"
+    study = optuna.create_study(storage=url, study_name=study_id, direction=direction, load_if_exists=True)
+    if not known:
+        for point in first_points(config):
+            study.enqueue_trial(point)
+    return study
+
+
+def ask(study: optuna.Study, config: StudyConfig) -> tuple[int, dict[str, Any]]:
+    """A trial's number and hyperparameters: one that was asked for and never begun, else a new one.
+
+    Its random numbers follow from seed and number.
+    """
+    states = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    waiting = [number for number, trial in states.items() if trial.state is TrialState.WAITING]
+    number = min(waiting) if waiting else len(states)
+    study.sampler = sampler_of(config.sampler, config.seed, number)
+    asked = study.ask()
+    assert asked.number == number, f"asked for trial {number}, given {asked.number}: another process asks the same storage"
+    return number, draw(asked, config.space)
+
+
+def sampler_of(config: SamplerConfig, seed: int, number: int) -> Any:
+    """The sampler for one trial."""
+    return new_sampler(config, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+
+
+def reconcile(study: optuna.Study, config: StudyConfig, trials: Mapping[int, Trial]) -> dict[int, dict[str, Any]]:
+    """Tell Optuna how trials ended that it believes to run.
+
+    Returns: Hyperparameters of trials that were asked for, and of which the record never heard, by number.
+    """
+    unheard = {}
+    for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        trial = trials.get(running.number)
+        if trial is None:
+            study.sampler = sampler_of(config.sampler, config.seed, running.number)
+            unheard[running.number] = draw(optuna.trial.Trial(study, running._trial_id), config.space)
+        elif trial.state != "unfinished":
+            tell(study, trial.number, trial.score if trial.cause is None else None)
+    return unheard
+
+
+def tell(study: optuna.Study, number: int, score: float | None) -> None:
+    """How a trial ended; None, and what is no number, as failed."""
+    if score is None or not math.isfinite(score):
+        study.tell(number, state=TrialState.FAIL)
+    else:
+        study.tell(number, score)
+
+
+class StudySearch(Searcher):  # type: ignore[misc]
+    """Hands Tune the trials of a study.
+
+    Args:
+        study: Optuna's.
+        config: The study's.
+        waiting: Trials to go on with first.
+        record: Of the study.
+        metric: That trials are told by.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(
+        self, study: optuna.Study, config: StudyConfig, waiting: Sequence[Start], record: Record, *, metric: str, mode: str
+    ) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._study, self._config, self._record = study, config, record
+        self._waiting = [*waiting]
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The next trial."""
+        if self._waiting:
+            start = self._waiting.pop(0)
+            begins = f"goes on from step {start.reported_step}" if start.checkpoint else "begins again"
+            say(f"tune: trial {start.number} {begins}")
+        else:
+            start = Start(*ask(self._study, self._config))
+            self._record.begun(start.number, start.sampled)
+        self._numbers[trial_id] = start.number
+        return start.as_config()
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: Optuna hears how trials end."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial ended."""
+        tell(self._study, self._numbers[trial_id], None if error or not result else result.get(self.metric))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the storage has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a study goes on from its record."""

@@ -1,0 +1,156 @@
+"""A study's folder: which files are in it, how it stands, and whether it can be gone on with. No Ray, no Optuna.
+
+``study.json`` is the driver's (what was planned, how it stands), ``study.jsonl`` the record, ``optuna.db`` what the sampler knows, unless
+the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of a trial, its last checkpoint among it. ``result.json`` and
+``best_recipe.yaml`` come when the study has finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from foundation import driving
+from foundation.config import flat
+from foundation.errors import ConfigError
+from foundation.home import Home, home
+from foundation.records import read_rows
+from training.checkpoint import Checkpoint, first_whole
+from tuning.config import StudyConfig
+from tuning.record import Trial, trials_of
+
+STUDY_FILE = "study.json"
+RECORD_FILE = "study.jsonl"
+CONFIG_FILE = "study.yaml"
+RESULT_FILE = "result.json"
+BEST_FILE = "best_recipe.yaml"
+STORAGE_FILE = "optuna.db"
+_FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
+"""Keys that may differ when a study is gone on with."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its folder tells it."""
+
+    folder: Path
+    about: dict[str, Any]
+    """``study.json``."""
+    result: dict[str, Any] | None
+
+    @property
+    def study_id(self) -> str:
+        """Also the folder's name."""
+        return self.folder.name
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, ``failed``, ``interrupted`` or ``lost``."""
+        return driving.state_of(self.folder, self.about)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """As ``--dry-run`` printed it."""
+        found: dict[str, Any] = self.about["plan"]
+        return found
+
+    @cached_property
+    def rows(self) -> tuple[dict[str, Any], ...]:
+        """Of the record, read when they are first asked for."""
+        return tuple(read_rows(self.folder / RECORD_FILE))
+
+    @property
+    def trials(self) -> dict[int, Trial]:
+        """By number."""
+        return trials_of(self.rows)
+
+    @property
+    def attempts(self) -> int:
+        """Drivers that have begun it or gone on with it."""
+        return int(self.about["attempts"])
+
+
+def open_study(ref: str, where: Home | None = None) -> Study:
+    """A study by its id, an unambiguous part of it, or its folder.
+
+    Raises:
+        DataError: No such study, or several.
+    """
+    root = (where or home()).runs
+    known = ", ".join(folder.name for folder in driving.folders(root, STUDY_FILE)[-5:])
+    return _read(driving.named(ref, root, STUDY_FILE, what="study", plural="studies", hint=f"there are: {known or 'none'}"))
+
+
+def all_studies(where: Home | None = None) -> list[Study]:
+    """The studies of a home, the latest first."""
+    found = [_read(folder) for folder in driving.folders((where or home()).runs, STUDY_FILE)]
+    return sorted(found, key=lambda study: -study.about["started"])
+
+
+def _read(folder: Path) -> Study:
+    return Study(folder, *driving.read(folder, STUDY_FILE, RESULT_FILE, "study"))
+
+
+def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study that is running or finished, or that would be another one.
+
+    Args:
+        study: The study.
+        config: What to go on with.
+        plan: What that would be, with ``locations`` and ``data_fingerprint``.
+
+    Raises:
+        ConfigError: What is in the way.
+    """
+    if study.state == "running":
+        raise ConfigError(
+            f"--resume: {study.study_id}: is still running (process {study.about['pid']} on {study.about['host']}); wait for it, or stop it"
+        )
+    was, now = flat(study.plan["config"]), flat(plan["config"])
+    telling = {key: (was.get(key), now.get(key)) for key in [*was, *(key for key in now if key not in was)] if was.get(key) != now.get(key)}
+    telling = {key: change for key, change in telling.items() if key not in _FREE}
+    for what, name in (("an encoder's folder", "locations"), ("the data's fingerprint", "data_fingerprint")):
+        if study.plan[name] != plan[name]:
+            telling[what] = (study.plan[name], plan[name])
+    if telling:
+        told = "; ".join(f"{key}: was {before!r}, now {after!r}" for key, (before, after) in telling.items())
+        raise ConfigError(
+            f"--resume: {study.study_id}: would be another study, because of {told}; leave these as they were, or begin a new study"
+        )
+    begun = len(study.trials)
+    if config.trials < begun:
+        raise ConfigError(f"--resume: {study.study_id}: trials is {config.trials}, and {begun} were begun; give at least as many")
+    if study.state == "finished" and config.trials == begun:
+        raise ConfigError(f"--resume: {study.study_id}: has finished its {begun} trials; to go on, ask for more: trials={2 * begun}")
+
+
+def trial_folder(number: int) -> str:
+    """A trial's folder within an attempt's."""
+    return f"trial-{number:03d}"
+
+
+def attempt_folder(attempt: int) -> str:
+    """An attempt's folder within the study's."""
+    return f"attempt-{attempt}"
+
+
+def checkpoints(folder: Path, number: int) -> list[Path]:
+    """Folders of a trial's checkpoints, whole or not, the latest first."""
+    found = folder.glob(f"attempt-*/{trial_folder(number)}/checkpoint_*")
+    return sorted(found, key=lambda path: (int(path.parts[-3].rpartition("-")[2]), path.name), reverse=True)
+
+
+def last_checkpoint(folder: Path, number: int) -> Checkpoint | None:
+    """A trial's latest whole one."""
+    return first_whole(checkpoints(folder, number))[0]
+
+
+def remove_surplus(folder: Path, number: int, kept: Checkpoint | None) -> None:
+    """Remove a trial's checkpoints but one: those of earlier attempts, and those that were being written when a worker or driver went."""
+    for path in checkpoints(folder, number):
+        if kept is None or path != kept.folder:
+            shutil.rmtree(path, ignore_errors=True)
