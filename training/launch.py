@@ -31,7 +31,7 @@ from training.goodput import Ledger
 from training.live import watching
 from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
-from training.resuming import make_up_for_missing
+from training.resuming import forget_damaged
 from training.telemetry import Telemetry
 from training.watchdog import last_words
 from training.worker import KINDS, run_worker
@@ -175,7 +175,10 @@ def _recorded(plan: TrainPlan, recipe: RunConfig, folder: Path) -> tuple[int, Re
         told = {"score": recipe.score, "score_order": recipe.score_order}
         runs.begin(folder, plan.as_json(), **told, mlflow_run=recording.mlflow_id)
         return 0, recording
-    make_up_for_missing(folder)
+    for reason in plan.resumes.damaged:
+        say(f"warning: {reason}; an earlier checkpoint is taken")
+    if plan.resumes.checkpoint is not None:
+        forget_damaged(folder, Path(plan.resumes.checkpoint))
     recording = Recording(plan.run_id, plan.recipe, tags, resumes=runs.open_run(str(folder)).about.get("mlflow_run"))
     runs.go_on(folder, plan.as_json(), mlflow_run=recording.mlflow_id)
     rows = read_rows(folder / runs.METRICS_FILE)

@@ -14,6 +14,7 @@ from typing import Any
 
 from foundation.config import flat
 from foundation.errors import ConfigError
+from foundation.home import write_json
 from training import runs
 from training.checkpoint import Checkpoint, first_whole
 from training.config import RunConfig
@@ -106,11 +107,26 @@ def _is_same_place(was: str, now: str) -> bool:
     return was == now or bool(was and now and os.path.realpath(was) == os.path.realpath(now))
 
 
-def make_up_for_missing(folder: Path) -> None:
-    """Put an empty folder where a checkpoint that Ray Train remembers is gone: it refuses to start without, and workers pass an empty one
-    over as damaged."""
-    for name in _remembered(folder):
-        (folder / name).mkdir(exist_ok=True)
+def forget_damaged(folder: Path, kept: Path) -> None:
+    """Take the checkpoints after ``kept``, which are damaged, and those that are gone out of Ray Train's list.
+
+    It refuses to start while one of its list is gone, and counts a damaged one among the best that it keeps, so it could remove a whole one
+    in its favour. The damaged folders stay.
+    """
+    file = folder / _SNAPSHOT
+    if kept.name not in (names := _remembered(folder)):
+        for name in names:  # an empty folder is passed over as a damaged one is
+            (folder / name).mkdir(exist_ok=True)
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    names = [item["checkpoint_dir_name"] for item in found["checkpoint_results"]]
+    stay = [(folder / name).is_dir() and runs.step_of(folder / name) <= runs.step_of(kept) for name in names]
+    if all(stay):
+        return
+    for key in ("checkpoint_results", "checkpoint_report_indices"):
+        found[key] = [item for item, stays in zip(found[key], stay, strict=True) if stays]
+    found["latest_checkpoint_result"] = next(item for item in found["checkpoint_results"] if item["checkpoint_dir_name"] == kept.name)
+    write_json(file, found)
 
 
 def _last_whole(run: Run) -> tuple[Checkpoint | None, tuple[str, ...]]:

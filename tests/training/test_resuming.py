@@ -21,7 +21,7 @@ from training.checkpoint import Checkpoint, Fragment, Progress, first_whole, wri
 from training.config import FinetuneConfig
 from training.launch import best_whole
 from training.planning import TrainPlan, plan
-from training.resuming import differing, is_free, make_up_for_missing, resumed
+from training.resuming import differing, forget_damaged, is_free, resumed
 from training.worker import ranked
 
 pytestmark = pytest.mark.usefixtures("raybert_home")
@@ -59,7 +59,11 @@ def left_run(recipe: FinetuneConfig, steps: tuple[int, ...] = (10, 20), *, state
     if state:
         runs.end(folder, state)
     results = [{"version": 0, "checkpoint_dir_name": checkpoint(folder, step).name, "metrics": {"step": step}} for step in steps]
-    snapshot = {"checkpoint_results": results, "latest_checkpoint_result": results[-1] if results else None}
+    snapshot = {
+        "checkpoint_results": results,
+        "checkpoint_report_indices": [*range(len(results))],
+        "latest_checkpoint_result": results[-1] if results else None,
+    }
     if steps:
         (folder / "checkpoint_manager_snapshot.json").write_text(json.dumps(snapshot), encoding="utf-8")
     return folder
@@ -109,8 +113,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_to_be(recipe: FinetuneConf
     assert found.step == 10
     (reason,) = found.damaged
     assert str(last) in reason
-    make_up_for_missing(folder)
-    assert last.is_dir(), "Ray Train refuses to start when a folder that it remembers is gone"
+    assert found.checkpoint is not None
+    forget_damaged(folder, Path(found.checkpoint))
+    list_of_ray = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())
+    assert [item["checkpoint_dir_name"] for item in list_of_ray["checkpoint_results"]] == [Path(found.checkpoint).name]
+    assert list_of_ray["latest_checkpoint_result"] == list_of_ray["checkpoint_results"][0]
+    assert list_of_ray["checkpoint_report_indices"] == [0]
 
 
 def test_a_run_without_a_whole_checkpoint_is_refused_with_what_is_wrong_with_each(recipe: FinetuneConfig) -> None:
