@@ -15,7 +15,7 @@ import yaml
 
 from foundation.home import write_atomically
 from foundation.page import page as framed
-from foundation.page import table
+from foundation.page import table, tiles
 from foundation.progress import duration, size
 from training.charts import STYLE, bar, curves, legend
 from training.runs import REPORT_FILE, TRACE_FILE, Run
@@ -30,13 +30,6 @@ _PARTS = {
     "lost": "done, then done again after a restart",
     "other": "export, records, what no row accounts for",
 }
-_EXTRA = """
-pre { background: #f3f6f9; padding: .8rem 1rem; overflow-x: auto; font-size: .85rem; border-radius: 4px; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .6rem; margin: 1rem 0; }
-.tiles div { border: 1px solid #dde3ea; border-radius: 5px; padding: .5rem .8rem; } .tiles b { display: block; font-size: 1.15rem; }
-.tiles span { font-size: .82rem; opacity: .75; } .state { font-weight: 600; }
-@media (prefers-color-scheme: dark) { pre { background: #1d232a; } .tiles div { border-color: #333c46; } }
-"""
 
 
 def write_report(run: Run, out: Path | None = None) -> Path:
@@ -54,7 +47,7 @@ def page(run: Run) -> str:
     body.append(f"<h2>Findings about the data</h2><ul>{findings}</ul>" if findings else "")
     body.append(_attempts(run))
     body.append(f"<h2>Recipe</h2><pre>{escape(yaml.safe_dump(run.plan['recipe'], sort_keys=False, allow_unicode=True))}</pre>")
-    return framed(run.run_id, "".join(body), style=STYLE + _EXTRA)
+    return framed(run.run_id, "".join(body), style=STYLE)
 
 
 def _head(run: Run, figures: Mapping[str, Any]) -> str:
@@ -71,7 +64,7 @@ def _head(run: Run, figures: Mapping[str, Any]) -> str:
 
 def _tiles(figures: Mapping[str, Any]) -> str:
     score = figures["score"]
-    tiles = {
+    told = {
         f"best {score['metric']}": f"{score['best']:.4f} at {score['step']:,}" if score["best"] is not None else "–",
         "steps": f"{figures['steps_done']:,} of {figures['steps']:,}",
         "last loss": _text(figures["loss"], ".4f"),
@@ -82,8 +75,7 @@ def _tiles(figures: Mapping[str, Any]) -> str:
         "workers, restarts": f"{figures['workers']}, {figures['restarts']}",
         "skipped steps": f"{figures['skipped_steps']:,}",
     }
-    told = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in tiles.items())
-    return f"<div class=tiles>{told}</div>"
+    return tiles(told)
 
 
 def _charts(run: Run) -> str:

@@ -8,7 +8,7 @@ as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,17 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stretch of one trial in one worker, from the start of its training there until its last report."""
+
+    began: float
+    """Unix seconds."""
+    ended: float
+    worker: str
+    """Host and process."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """What is known of one."""
 
@@ -39,8 +50,9 @@ class Trial:
     """Of its failure."""
     restarts: int = 0
     """Times that it lost its worker or driver, and began again from its last checkpoint."""
-    spent: tuple[float, ...] = field(default=(0.0,))
-    """Seconds in each of its workers, until its last report there."""
+    spans: tuple[Span, ...] = ()
+    """One for each worker that it reported from."""
+    traceback: str = ""
 
     @property
     def step(self) -> int:
@@ -55,7 +67,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """That it trained, until its last report."""
-        return sum(self.spent)
+        return sum(span.ended - span.began for span in self.spans)
 
     @property
     def state(self) -> str:
@@ -86,9 +98,9 @@ class Record:
         """A trial lost its worker, or the study its driver."""
         self._write("restart", number=number, cause=cause)
 
-    def failed(self, number: int, cause: str, traceback: str = "") -> None:
-        """A trial failed for good."""
-        self._write("failed", number=number, cause=cause, traceback=traceback)
+    def failed(self, number: int, cause: str, **figures: Any) -> None:
+        """A trial failed for good; ``figures`` are its traceback, worker and seconds, where it could tell them."""
+        self._write("failed", number=number, cause=cause, **figures)
 
     def _write(self, event: str, **values: Any) -> None:
         recorder = Recorder(self._path)
@@ -113,10 +125,18 @@ def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
         case "report":
             figures = {name: value for name, value in row.items() if name not in ("event", "time", "number", "score", "goes_on")}
             report = Report(row["step"], row["score"], figures, row["goes_on"])
-            return replace(trial, reports=(*trial.reports, report), spent=(*trial.spent[:-1], row["trial_seconds"]))
+            return replace(trial, reports=(*trial.reports, report), spans=_spans(trial, row))
         case "restart":
-            return replace(trial, restarts=trial.restarts + 1, spent=(*trial.spent, 0.0))
+            return replace(trial, restarts=trial.restarts + 1)
         case "failed":
-            return replace(trial, cause=row["cause"])
+            return replace(trial, cause=row["cause"], traceback=row.get("traceback", ""), spans=_spans(trial, row))
         case _:
             return trial
+
+
+def _spans(trial: Trial, row: Mapping[str, Any]) -> tuple[Span, ...]:
+    if "trial_seconds" not in row:
+        return trial.spans
+    span = Span(row["time"] - row["trial_seconds"], row["time"], row["worker"])
+    # A restart begins a new one, in another process.
+    return (*(known for known in trial.spans if known.worker != span.worker), span)

@@ -15,7 +15,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from tuning import config
 from tuning.config import AshaConfig, MedianStopConfig, NoScheduler
 from tuning.record import Record
-from tuning.trial import FAILED, NAMES, TRACEBACK
+from tuning.trial import FAILED, NAMES
 
 _STEP, _SCORE = "step", "score"
 
@@ -102,7 +102,7 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         """One report."""
         number = trial.config["number"]
         if FAILED in result:
-            self._record.failed(number, result[FAILED], result[TRACEBACK])
+            self._record.failed(number, result[FAILED], **{name: result[name] for name in result[NAMES]})
             return str(TrialScheduler.STOP)
         score = result[self._name]
         goes_on = self._rule.goes_on(number, result[_STEP], score)

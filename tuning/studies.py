@@ -7,6 +7,7 @@ the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ STUDY_FILE = "study.json"
 RECORD_FILE = "study.jsonl"
 CONFIG_FILE = "study.yaml"
 RESULT_FILE = "result.json"
+REPORT_FILE = "report.html"
 BEST_FILE = "best_recipe.yaml"
 STORAGE_FILE = "optuna.db"
 _FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
@@ -67,6 +69,13 @@ class Study:
     def trials(self) -> dict[int, Trial]:
         """By number."""
         return trials_of(self.rows)
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the best score so far, the earliest of equals."""
+        sign = 1 if self.plan["mode"] == "max" else -1
+        scored = [trial for trial in self.trials.values() if trial.score is not None and math.isfinite(trial.score)]
+        return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
     @property
     def attempts(self) -> int:

@@ -37,6 +37,7 @@ from training.planning import (
 from training.runs import TOKENS_FOLDER
 from tuning import studies
 from tuning.config import ChoiceDimension, StudyConfig
+from tuning.figures import short
 from tuning.record import Trial
 from tuning.studies import Study, check_resumable
 from tuning.trial import trial_recipe
@@ -105,6 +106,8 @@ class StudyResult:
     study_id: str
     study_folder: str
     best_recipe: str
+    report: str
+    """An HTML file."""
     best: TrialRow
     trials: tuple[TrialRow, ...]
     metric: str
@@ -193,6 +196,7 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
 
 def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
     from tuning import running  # imports Ray
+    from tuning.report import write_report
 
     config = StudyConfig.model_validate(plan.config)
     study_file = folder / studies.STUDY_FILE
@@ -222,6 +226,7 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
         if state != "finished":
             say(f"tune: {state}; to go on: raybert tune --resume {plan.study_id}")
         driving.end(study_file, state)
+    write_report(studies.open_study(str(folder)))
     return outcome
 
 
@@ -243,6 +248,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         study_id=plan.study_id,
         study_folder=str(folder),
         best_recipe=str(folder / studies.BEST_FILE),
+        report=str(folder / studies.REPORT_FILE),
         best=best,
         trials=tuple(rows.values()),
         metric=plan.metric,
@@ -262,15 +268,8 @@ def table(result: StudyResult) -> str:
     lines = [f"{'trial':>5} {result.metric:>10} {'steps':>6} {'time':>8} {'state':<9} sampled"]
     for row in rows:
         score = f"{row.score:.4f}" if row.score is not None else "–"
-        sampled = ", ".join(f"{key}={_short(value)}" for key, value in row.sampled.items())
+        sampled = ", ".join(f"{key}={short(value)}" for key, value in row.sampled.items())
         lines.append(f"{row.trial:>5} {score:>10} {row.step:>6} {duration(row.seconds):>8} {row.state:<9} {sampled}")
         if row.cause:
             lines.append(f"      {first_line(row.cause)}")
     return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    text = str(value)
-    return text if len(text) <= 48 else f"…{text[-47:]}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,6 @@ NAMES = "reported"
 """Key of a report: the names in it that are ours, among all that Tune adds."""
 FAILED = "failed"
 """Key of a report that the trial failed, instead of a score; its message."""
-TRACEBACK = "traceback"
 
 
 def trial_recipe(base: FinetuneConfig, sampled: Mapping[str, Any]) -> FinetuneConfig:
@@ -50,16 +51,28 @@ def run_trial(
     """
     from ray import tune
 
+    began = time.perf_counter()
+
+    def told() -> dict[str, Any]:
+        return {"trial_seconds": time.perf_counter() - began, "worker": f"{socket.gethostname()}:{os.getpid()}"}
+
     try:
-        _train(start, base, locations, tokens, max_steps, report_every_steps)
+        _train(start, base, locations, tokens, max_steps, report_every_steps, told)
     except OSError:
         raise
     except Exception as error:
-        tune.report({FAILED: f"{type(error).__name__}: {error}", TRACEBACK: traceback.format_exc()})
+        figures = {"traceback": traceback.format_exc(), **told()}
+        tune.report({FAILED: f"{type(error).__name__}: {error}", **figures, NAMES: [*figures]})
 
 
 def _train(
-    start: Mapping[str, Any], base: dict[str, Any], locations: Mapping[str, str], tokens: str, max_steps: int, report_every_steps: int
+    start: Mapping[str, Any],
+    base: dict[str, Any],
+    locations: Mapping[str, str],
+    tokens: str,
+    max_steps: int,
+    report_every_steps: int,
+    told: Callable[[], dict[str, Any]],
 ) -> None:
     import torch
     from ray import tune
@@ -72,7 +85,6 @@ def _train(
     from training.probe import probe_cpu
     from training.workload import limits_of
 
-    began = time.perf_counter()
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), start["sampled"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     decisions = decide(probe_cpu(), recipe)
@@ -86,8 +98,8 @@ def _train(
     last = min(max_steps, assembly.steps)
 
     def tell(figures: Mapping[str, Any], folder: str) -> None:
-        told = {**figures, "step": progress.step, "steps": last, "trial_seconds": time.perf_counter() - began}
-        tune.report({**told, NAMES: [*told]}, checkpoint=tune.Checkpoint.from_directory(folder))
+        named = {**figures, "step": progress.step, "steps": last, **told()}
+        tune.report({**named, NAMES: [*named]}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def report(step: StepReport) -> None:
         nonlocal progress

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
 
-app = typer.Typer(rich_markup_mode=None)
+
+class _Tune(TyperGroup):
+    """``raybert tune …`` is ``raybert tune search …``, unless it names another command."""
+
+    default = "search"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else [self.default, *args])
+
+
+app = typer.Typer(cls=_Tune, rich_markup_mode=None)
 COMMANDS = {"tune": app}
 
 
@@ -32,8 +44,13 @@ Resume = Annotated[
 ]
 
 
+@app.callback()
+def tune() -> None:
+    """Search hyperparameters; writes best_recipe.yaml, which `raybert finetune -c` takes."""
+
+
 @app.command()
-def tune(
+def search(
     config: ConfigFile = None,
     overrides: Overrides = None,
     name: Name = None,
@@ -42,7 +59,9 @@ def tune(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search hyperparameters; writes best_recipe.yaml, which `raybert finetune -c` takes.
+    """Search hyperparameters; writes best_recipe.yaml, which `raybert finetune -c` takes, and report.html. `search` may be left out.
+
+    `raybert tune report STUDY` writes the page anew, or as far as the study is, or its trials as CSV.
 
     Example: raybert tune -c configs/tune_movie_reviews_cpu.yaml trials=4 recipe.data.train=build/movie_reviews
     Example: raybert tune --resume tune-20260101-120000-abcdef trials=16
@@ -71,5 +90,39 @@ def tune(
     lower = "concurrent or recipe.workers.cpus_each"
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
-    lines = [table(result), f"best recipe: {result.best_recipe}", f"next: raybert finetune -c {result.best_recipe}"]
+    lines = [table(result), f"best recipe: {result.best_recipe}", f"report: {result.report}"]
+    lines.append(f"next: raybert finetune -c {result.best_recipe}")
     show(result.as_json(), "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def report(
+    ref: Annotated[str, typer.Argument(help="Study's id, an unambiguous part of it, or its folder.", metavar="STUDY")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write. Default: report.html in the study's folder.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write a row for each trial instead of a page; without --out to stdout.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study's report, one HTML file that needs nothing beside it; of a study that is under way, as far as it is.
+
+    Example: raybert tune report tune-20260101-120000-abcdef --out study.html
+    Example: raybert tune report tune-20260101-120000-abcdef --csv > trials.csv
+    """
+    from foundation.errors import ConfigError
+    from foundation.home import write_atomically
+    from tuning.report import as_csv as rows_of
+    from tuning.report import write_report
+    from tuning.studies import open_study
+
+    study = open_study(ref)
+    if as_csv and out is None:
+        if as_json:
+            raise ConfigError("--csv and --json both ask for stdout; name a file with --out")
+        print(rows_of(study), end="")
+        return
+    if as_csv:
+        assert out is not None
+        written = out.absolute()
+        write_atomically(written, rows_of(study))
+    else:
+        written = write_report(study, out.absolute() if out else None)
+    show({"study_id": study.study_id, "report": str(written)}, f"report of {study.study_id}: {written}", as_json=as_json)

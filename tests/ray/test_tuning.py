@@ -73,6 +73,10 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     for number, trial in enumerate(trials):
         assert f"trial {trial['trial']}" in ran.err, number
 
+    assert "Optimisation history" in Path(found["report"]).read_text()
+    told = cli("tune", "report", found["study_id"], "--csv")
+    assert [line.split(",")[0] for line in told.out.splitlines()] == ["trial", "0", "1", "2"]
+
     recipe = yaml.safe_load(Path(found["best_recipe"]).read_text())
     assert recipe["encoder"] == best["sampled"]["encoder"]
     assert Path(recipe["start_from"], "checkpoint.json").exists()

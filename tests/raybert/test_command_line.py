@@ -55,7 +55,9 @@ def test_every_verb_that_is_offered_is_there(name: str, capsys: pytest.CaptureFi
 def test_every_command_shows_an_example_and_can_answer_a_machine(name: str) -> None:
     for full, command in leaves(verb(name), f"raybert {name}"):
         options = {option for parameter in command.params for option in parameter.opts}
-        assert f"Example: {full}" in " ".join((command.help or "").split()), f"{full}: its help shows no example"
+        default = getattr(verb(name), "default", None)
+        named = full.removesuffix(f" {default}") if default else full
+        assert f"Example: {named}" in " ".join((command.help or "").split()), f"{full}: its help shows no example"
         assert "--json" in options, f"{full}: no --json"
         # ``plan`` starts nothing in any case.
         assert "--config" not in options or "--dry-run" in options or name == "plan", f"{full}: takes a recipe but has no --dry-run"

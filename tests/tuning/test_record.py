@@ -9,7 +9,7 @@ import pytest
 from foundation.records import read_rows
 from tuning.record import Record, Trial, trials_of
 
-STEPS = {"steps": 30, "trial_seconds": 2.0}
+STEPS = {"steps": 30, "trial_seconds": 2.0, "worker": "host:1"}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_each_trial_stands_as_its_last_row_says(record: Record, tmp_path: Path) 
     record.reported(1, 0.5, {"step": 10, **STEPS}, goes_on=True)
     record.reported(2, 0.4, {"step": 10, **STEPS}, goes_on=False)
     record.reported(3, 0.6, {"step": 30, **STEPS}, goes_on=True)
-    record.failed(4, "ValueError: no such rate", "Traceback …")
+    record.failed(4, "ValueError: no such rate", traceback="Traceback …")
     found = trials(tmp_path)
     assert {number: trial.state for number, trial in found.items()} == {
         0: "unfinished",
@@ -42,12 +42,13 @@ def test_each_trial_stands_as_its_last_row_says(record: Record, tmp_path: Path) 
 
 def test_a_trials_seconds_are_those_of_all_its_workers(record: Record, tmp_path: Path) -> None:
     record.begun(0, {})
-    record.reported(0, 0.5, {"step": 10, "steps": 30, "trial_seconds": 4.0}, goes_on=True)
-    record.reported(0, 0.5, {"step": 20, "steps": 30, "trial_seconds": 7.0}, goes_on=True)
-    record.restarted(0, "its worker is gone")
-    record.reported(0, 0.5, {"step": 30, "steps": 30, "trial_seconds": 3.0}, goes_on=False)
+    for step, seconds, worker in ((10, 4.0, "a:1"), (20, 7.0, "a:1"), (30, 3.0, "a:2")):
+        if step == 30:
+            record.restarted(0, "its worker is gone")
+        record.reported(0, 0.5, {"step": step, "steps": 30, "trial_seconds": seconds, "worker": worker}, goes_on=step < 30)
     (trial,) = trials(tmp_path).values()
-    assert (trial.seconds, trial.restarts, trial.state) == (10.0, 1, "finished")
+    assert (trial.seconds, trial.restarts, trial.state) == (pytest.approx(10.0), 1, "finished")
+    assert [span.worker for span in trial.spans] == ["a:1", "a:2"]
 
 
 def test_rows_of_trials_that_were_never_begun_and_a_row_that_was_cut_off_are_passed_over(record: Record, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_optuna_is_told_how_trials_ended_that_only_the_record_knows(tmp_path: Pa
     record = Record(tmp_path / "study.jsonl")
     for _ in range(3):
         record.begun(*ask(study_of, config))
-    record.reported(0, 0.7, {"step": 9, "steps": 9, "trial_seconds": 1.0}, goes_on=True)
+    record.reported(0, 0.7, {"step": 9, "steps": 9, "trial_seconds": 1.0, "worker": "host:1"}, goes_on=True)
     record.failed(1, "ValueError")
     trials: dict[int, Trial] = trials_of(read_rows(tmp_path / "study.jsonl"))
     assert reconcile(opened(tmp_path, config), config, trials) == {}

@@ -42,7 +42,7 @@ def left_study(config: StudyConfig, *, state: str | None = None) -> Path:
     record = Record(folder / studies.RECORD_FILE)
     for number in range(3):
         record.begun(number, {"dropout": 0.1})
-    figures = {"steps": 24, "trial_seconds": 1.0}
+    figures = {"steps": 24, "trial_seconds": 1.0, "worker": "host:1"}
     record.reported(0, 0.5, {"step": 8, **figures}, goes_on=False)
     record.reported(1, 0.7, {"step": 8, **figures}, goes_on=True)
     if state:
