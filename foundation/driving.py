@@ -51,6 +51,11 @@ def go_on(file: Path, **about: Any) -> None:
     write_json(file, _read(file) | _driver() | about)
 
 
+def note(file: Path, **about: Any) -> None:
+    """Write something more down about it; only its driver may."""
+    write_json(file, _read(file) | about)
+
+
 def end(file: Path, state: str) -> None:
     """Write down how it ended: ``finished``, ``failed`` or ``interrupted``."""
     write_json(file, _read(file) | {"state": state, "ended": time.time()})

@@ -104,7 +104,7 @@ def stages_of(options: Options, folder: Path) -> list[tuple[str, Callable[[dict[
             lambda _: ["pretrain", "-c", str(shipped("pretrain_movie_reviews_cpu")), f"data={data}", f"encoder={encoder}"],
         ),
         ("tune", tune),
-        ("finetune", lambda done: ["finetune", "-c", done["tune"]["best_recipe"], "workers.cpus_each=2", f"register_as={MODEL}"]),
+        ("finetune", lambda done: ["finetune", "-c", done["tune"]["continued_recipe"], "workers.cpus_each=2", f"register_as={MODEL}"]),
         (
             "evaluate",
             lambda done: ["evaluate", "--model", done["finetune"]["version"], "--data", data, *gate],
@@ -118,7 +118,7 @@ def plan(options: Options) -> dict[str, Any]:
     folder = home().runs / "quickstart"
     placeholders = {
         "pretrain": {"bundle": "PRETRAINED_BUNDLE"},
-        "tune": {"best_recipe": "BEST_RECIPE"},
+        "tune": {"continued_recipe": "CONTINUED_RECIPE"},
         "finetune": {"version": f"{MODEL}/VERSION"},
     }
     commands = {name: _shown(arguments(placeholders)) for name, arguments in stages_of(options, folder)}
@@ -168,7 +168,7 @@ def _open_state(options: Options) -> _State:
 
 def _still_there(result: dict[str, Any]) -> bool:
     """Whether the files that a stage's result names are there: a pruned run has to be made again."""
-    paths = [result[name] for name in ("bundle", "best_recipe", "out") if isinstance(result.get(name), str)]
+    paths = [result[name] for name in ("bundle", "continued_recipe", "out") if isinstance(result.get(name), str)]
     return all(Path(path).exists() for path in paths)
 
 
@@ -276,7 +276,7 @@ def _summary(options: Options, state: _State, done: dict[str, Any], answers: lis
             "data": str(state.folder / "data"),
             "encoder": done["pretrain"]["bundle"],
             "study": done["tune"]["study_folder"],
-            "recipe": done["tune"]["best_recipe"],
+            "recipe": done["tune"]["continued_recipe"],
             "run": done["finetune"]["run_folder"],
             "bundle": done["finetune"]["bundle"],
             "summary": str(state.folder / "summary.json"),

@@ -7,6 +7,8 @@ as well.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,8 @@ class Report:
     """All metrics, losses and times."""
     goes_on: bool
     """What the scheduler decided."""
+    time: float
+    """Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class Trial:
     spans: tuple[Span, ...] = ()
     """One for each worker that it reported from."""
     traceback: str = ""
+    mlflow_run: str | None = None
+    mode: str = "max"
+    """Whether a high score is good, or a low one (``min``)."""
 
     @property
     def step(self) -> int:
@@ -60,9 +67,16 @@ class Trial:
         return self.reports[-1].step if self.reports else 0
 
     @property
+    def best(self) -> Report | None:
+        """Its best report, the earliest of equals, as a fine-tune keeps the best of its checkpoints."""
+        sign = 1 if self.mode == "max" else -1
+        scored = [report for report in self.reports if math.isfinite(report.score)]
+        return max(scored, key=lambda report: sign * report.score, default=None)
+
+    @property
     def score(self) -> float | None:
-        """Of its last report, whose checkpoint is the one that is kept."""
-        return self.reports[-1].score if self.reports else None
+        """Of its best report."""
+        return self.best.score if self.best else None
 
     @property
     def seconds(self) -> float:
@@ -80,11 +94,14 @@ class Trial:
         return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on else "stopped"
 
 
+_WRITING = threading.Lock()
+
+
 class Record:
     """Appends to the record. Holds no open file: Ray Tune pickles whoever holds this."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def begun(self, number: int, sampled: Mapping[str, Any]) -> None:
         """A trial has its hyperparameters."""
@@ -102,19 +119,24 @@ class Record:
         """A trial failed for good; ``figures`` are its traceback, worker and seconds, where it could tell them."""
         self._write("failed", number=number, cause=cause, **figures)
 
+    def logged(self, number: int, mlflow_run: str) -> None:
+        """A trial that has ended is in MLflow."""
+        self._write("logged", number=number, mlflow_run=mlflow_run)
+
     def _write(self, event: str, **values: Any) -> None:
-        recorder = Recorder(self._path)
-        recorder.write(event, **values)
-        recorder.close()
+        with _WRITING:
+            recorder = Recorder(self.path)
+            recorder.write(event, **values)
+            recorder.close()
 
 
-def trials_of(rows: Iterable[Mapping[str, Any]]) -> dict[int, Trial]:
-    """Trials by number, from the record's rows."""
+def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
+    """Trials by number, from the record's rows; ``mode`` is the study's."""
     found: dict[int, Trial] = {}
     for row in rows:
         number = row.get("number")
         if row["event"] == "trial":
-            found[row["number"]] = Trial(row["number"], row["sampled"])
+            found[row["number"]] = Trial(row["number"], row["sampled"], mode=mode)
         elif number in found:
             found[number] = _with_row(found[number], row)
     return found
@@ -124,12 +146,14 @@ def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
     match row["event"]:
         case "report":
             figures = {name: value for name, value in row.items() if name not in ("event", "time", "number", "score", "goes_on")}
-            report = Report(row["step"], row["score"], figures, row["goes_on"])
+            report = Report(row["step"], row["score"], figures, row["goes_on"], row["time"])
             return replace(trial, reports=(*trial.reports, report), spans=_spans(trial, row))
         case "restart":
             return replace(trial, restarts=trial.restarts + 1)
         case "failed":
             return replace(trial, cause=row["cause"], traceback=row.get("traceback", ""), spans=_spans(trial, row))
+        case "logged":
+            return replace(trial, mlflow_run=row["mlflow_run"])
         case _:
             return trial
 

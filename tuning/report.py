@@ -116,7 +116,7 @@ def _drawn(study: Study, config: StudyConfig, trials: Sequence[Trial]) -> list[s
     parameters = {name: count_parameters(Path(place)) or 0 for name, place in study.plan["locations"].items()}
     rungs = figures.rungs_of(trials, study.plan["rungs"], mode)
     importance = (
-        f"fANOVA (Hutter et al. 2014) on all scored trials, those that were stopped with their last score; bars are means over "
+        f"fANOVA (Hutter et al. 2014) on all scored trials, those that were stopped with what they had reached; bars are means over "
         f"{figures.RESAMPLES} resamples of the trials, whiskers 10 % and 90 % of them."
     )
     drawn = [
@@ -171,10 +171,11 @@ def _trials(study: Study, trials: Sequence[Trial]) -> str:
             trial.state,
             str(trial.restarts),
             figures.told(trial.sampled),
+            (trial.mlflow_run or "–")[:12],
         )
         for trial in ranked
     ]
-    heads = ("trial", study.plan["metric"], "steps", "seconds", "state", "restarts", "hyperparameters")
+    heads = ("trial", study.plan["metric"], "steps", "seconds", "state", "restarts", "hyperparameters", "MLflow run")
     return f"<h2>Trials</h2>{table(heads, rows, numbers=(0, 1, 2, 3, 5))}"
 
 

@@ -6,7 +6,6 @@ stood. Here each trial's come from the study's seed and the trial's number, so t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +16,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from foundation.progress import say
+from foundation.records import read_rows
 from tuning.config import SamplerConfig, StudyConfig
-from tuning.record import Record, Trial
+from tuning.record import Record, Trial, trials_of
 from tuning.space import draw, first_points, new_sampler
 
 
@@ -39,14 +39,13 @@ class Start:
 
 
 def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:
-    """Optuna's study, begun with the first points when it is not there yet."""
+    """Optuna's study, made when it is not there yet; the first points are its first trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces each study
-    known = study_id in optuna.get_all_study_names(url)
     direction = "minimize" if mode == "min" else "maximize"
     study = optuna.create_study(storage=url, study_name=study_id, direction=direction, load_if_exists=True)
-    if not known:
-        for point in first_points(config):
-            study.enqueue_trial(point)
+    # All of them, unless the process that made the study went before.
+    for point in first_points(config)[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(point)
     return study
 
 
@@ -86,8 +85,8 @@ def reconcile(study: optuna.Study, config: StudyConfig, trials: Mapping[int, Tri
 
 
 def tell(study: optuna.Study, number: int, score: float | None) -> None:
-    """How a trial ended; None, and what is no number, as failed."""
-    if score is None or not math.isfinite(score):
+    """How a trial ended; without a score, as failed."""
+    if score is None:
         study.tell(number, state=TrialState.FAIL)
     else:
         study.tell(number, score)
@@ -129,8 +128,10 @@ class StudySearch(Searcher):  # type: ignore[misc]
         """Nothing: Optuna hears how trials end."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial ended."""
-        tell(self._study, self._numbers[trial_id], None if error or not result else result.get(self.metric))
+        """A trial ended; what it reached is in the record, earlier workers' reports among it."""
+        number = self._numbers[trial_id]
+        trial = trials_of(read_rows(self._record.path), self.mode)[number]
+        tell(self._study, number, None if error or trial.cause else trial.score)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the storage has it."""

@@ -1,13 +1,12 @@
 """A study's folder: which files are in it, how it stands, and whether it can be gone on with. No Ray, no Optuna.
 
 ``study.json`` is the driver's (what was planned, how it stands), ``study.jsonl`` the record, ``optuna.db`` what the sampler knows, unless
-the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of a trial, its last checkpoint among it. ``result.json`` and
-``best_recipe.yaml`` come when the study has finished.
+the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of a trial, its last checkpoint among it. ``result.json``,
+``best_recipe.yaml`` and ``continued_recipe.yaml`` come when the study has finished.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from foundation import driving
 from foundation.config import flat
-from foundation.errors import ConfigError
+from foundation.errors import ConfigError, DataError
 from foundation.home import Home, home
 from foundation.records import read_rows
 from training.checkpoint import Checkpoint, first_whole
@@ -30,7 +29,10 @@ CONFIG_FILE = "study.yaml"
 RESULT_FILE = "result.json"
 REPORT_FILE = "report.html"
 BEST_FILE = "best_recipe.yaml"
+CONTINUED_FILE = "continued_recipe.yaml"
 STORAGE_FILE = "optuna.db"
+# Key that ``study.json`` has since studies have records.
+_RECORDED = "attempts"
 _FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
 """Keys that may differ when a study is gone on with."""
 
@@ -68,13 +70,13 @@ class Study:
     @property
     def trials(self) -> dict[int, Trial]:
         """By number."""
-        return trials_of(self.rows)
+        return trials_of(self.rows, self.plan["mode"])
 
     @property
     def best(self) -> Trial | None:
         """The trial with the best score so far, the earliest of equals."""
         sign = 1 if self.plan["mode"] == "max" else -1
-        scored = [trial for trial in self.trials.values() if trial.score is not None and math.isfinite(trial.score)]
+        scored = [trial for trial in self.trials.values() if trial.score is not None]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
     @property
@@ -89,19 +91,26 @@ def open_study(ref: str, where: Home | None = None) -> Study:
     Raises:
         DataError: No such study, or several.
     """
-    root = (where or home()).runs
-    known = ", ".join(folder.name for folder in driving.folders(root, STUDY_FILE)[-5:])
-    return _read(driving.named(ref, root, STUDY_FILE, what="study", plural="studies", hint=f"there are: {known or 'none'}"))
+    known = ", ".join(folder.name for folder in driving.folders(root(where), STUDY_FILE)[-5:])
+    folder = driving.named(ref, root(where), STUDY_FILE, what="study", plural="studies", hint=f"there are: {known or 'none'}")
+    about, result = driving.read(folder, STUDY_FILE, RESULT_FILE, "study")
+    if _RECORDED not in about:
+        raise DataError(
+            f"{folder}: a study of an earlier version, which kept no record; begin it anew: raybert tune -c {folder / CONFIG_FILE}"
+        )
+    return Study(folder, about, result)
 
 
 def all_studies(where: Home | None = None) -> list[Study]:
     """The studies of a home, the latest first."""
-    found = [_read(folder) for folder in driving.folders((where or home()).runs, STUDY_FILE)]
+    said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in driving.folders(root(where), STUDY_FILE)}
+    found = [Study(folder, about, result) for folder, (about, result) in said.items() if _RECORDED in about]
     return sorted(found, key=lambda study: -study.about["started"])
 
 
-def _read(folder: Path) -> Study:
-    return Study(folder, *driving.read(folder, STUDY_FILE, RESULT_FILE, "study"))
+def root(where: Home | None = None) -> Path:
+    """The folder of a home's studies, which is that of its runs."""
+    return (where or home()).runs
 
 
 def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 ``plan_study`` says what would run; ``run_study`` runs it, or goes on with it. What happens is in the study's own record (``record.py``):
 the result is told from it, and a study goes on from it whose driver is gone. Then the sampler (``searching.py``) and the scheduler
-(``scheduling.py``) know what they knew, and Tune is begun anew (``running.py``). The winning recipe names the winning trial's checkpoint,
-so that the fine-tune goes on where the trial stopped.
+(``scheduling.py``) know what they knew, and Tune is begun anew (``running.py``). Of the winner two recipes are left: one trains its
+model anew, exactly, one goes on from its checkpoint to the end of the schedule.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
 from training.beginning_checks import check_embeddings, check_length, check_start
+from training.config import FinetuneConfig
 from training.fitting import fitting
 from training.planning import (
     check_room,
@@ -38,7 +38,8 @@ from training.runs import TOKENS_FOLDER
 from tuning import studies
 from tuning.config import ChoiceDimension, StudyConfig
 from tuning.figures import short
-from tuning.record import Trial
+from tuning.record import Record, Trial
+from tuning.recording import StudyRuns
 from tuning.studies import Study, check_resumable
 from tuning.trial import trial_recipe
 
@@ -89,7 +90,11 @@ class TrialRow:
     """From 0."""
     sampled: dict[str, Any]
     step: int
+    """That it trained to."""
     score: float | None
+    """The best of its reports."""
+    best_step: int | None
+    """Of that report."""
     seconds: float
     state: str
     """``finished`` (full budget), ``stopped`` (by the scheduler) or ``failed``."""
@@ -106,6 +111,9 @@ class StudyResult:
     study_id: str
     study_folder: str
     best_recipe: str
+    """Trains the winning model anew, from the first step; names nothing of the study."""
+    continued_recipe: str | None
+    """Goes on from the winning trial's last checkpoint, to the end of the schedule."""
     report: str
     """An HTML file."""
     best: TrialRow
@@ -190,8 +198,13 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
             folder.mkdir(parents=True)
         except FileExistsError:
             raise ConfigError(f"{plan.study_id}: in use since this study was planned; give another name") from None
-    with driven(folder):
-        return _run(plan, session, folder)
+    try:
+        with driven(folder):
+            return _run(plan, session, folder)
+    except BaseException:
+        if not (folder / studies.STUDY_FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # it never began, and its name is free
+        raise
 
 
 def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
@@ -200,7 +213,6 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
 
     config = StudyConfig.model_validate(plan.config)
     study_file = folder / studies.STUDY_FILE
-    write_atomically(folder / studies.CONFIG_FILE, dump_yaml(config))
     if plan.resumes is None:
         driving.begin(study_file, attempts=1, plan=plan.as_json())
         say(f"tune: study {plan.study_id} on {session.address}: {config.trials} trials, {config.concurrent} at once, metric {plan.metric}")
@@ -211,10 +223,13 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
             f"tune: study {plan.study_id} on {session.address} goes on: {plan.resumes.ended} of {config.trials} trials have ended, "
             f"{len(plan.resumes.unfinished)} go on, {config.trials - begun} are new"
         )
+    write_atomically(folder / studies.CONFIG_FILE, dump_yaml(config))
+    runs = StudyRuns(folder, Record(folder / studies.RECORD_FILE))
     began = time.monotonic()
     state = "failed"
     try:
-        running.search(plan, config, folder)
+        with runs.following():
+            running.search(plan, config, folder)
         outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
         write_json(folder / studies.RESULT_FILE, outcome.as_json())
         shutil.rmtree(folder / TOKENS_FOLDER, ignore_errors=True)
@@ -225,6 +240,7 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
     finally:
         if state != "finished":
             say(f"tune: {state}; to go on: raybert tune --resume {plan.study_id}")
+        runs.finish(state)
         driving.end(study_file, state)
     write_report(studies.open_study(str(folder)))
     return outcome
@@ -234,22 +250,25 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
     trials = [*studies.open_study(str(folder)).trials.values()]
     rows = {trial.number: _row(trial) for trial in trials}
     sign = 1 if plan.mode == "max" else -1
-    scored = [row for row in rows.values() if row.score is not None and math.isfinite(row.score)]
-    for best in sorted(scored, key=lambda row: -sign * (row.score or 0.0)):
-        if (checkpoint := studies.last_checkpoint(folder, best.trial)) is not None:
-            break
-        say(f"warning: trial {best.trial}: its checkpoint is not whole; the next best is taken")
-    else:
+    scored = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: -sign * (trial.score or 0.0))
+    if not scored:
         causes = [trial.cause for trial in trials if trial.cause]
         raise RunError(f"tune: no trial of {plan.study_id} reported: {causes[0] if causes else 'all were stopped at once'}; see {folder}")
-    recipe = trial_recipe(config.recipe, {**best.sampled, "start_from": str(checkpoint.folder)})
-    write_atomically(folder / studies.BEST_FILE, dump_yaml(recipe))
+    best = scored[0]
+    write_atomically(folder / studies.BEST_FILE, dump_yaml(best_recipe(config, best)))
+    checkpoint = studies.last_checkpoint(folder, best.number)
+    if checkpoint is None:
+        say(f"warning: trial {best.number}: its checkpoint is not whole, so there is no {studies.CONTINUED_FILE}; {studies.BEST_FILE} is")
+    else:
+        continued = trial_recipe(config.recipe, {**best.sampled, "start_from": str(checkpoint.folder)})
+        write_atomically(folder / studies.CONTINUED_FILE, dump_yaml(continued))
     return StudyResult(
         study_id=plan.study_id,
         study_folder=str(folder),
         best_recipe=str(folder / studies.BEST_FILE),
         report=str(folder / studies.REPORT_FILE),
-        best=best,
+        continued_recipe=str(folder / studies.CONTINUED_FILE) if checkpoint else None,
+        best=rows[best.number],
         trials=tuple(rows.values()),
         metric=plan.metric,
         seconds=seconds,
@@ -257,9 +276,30 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
     )
 
 
+def best_recipe(config: StudyConfig, trial: Trial) -> FinetuneConfig:
+    """A recipe that needs nothing of the study and trains a trial's model anew: the same steps, measured at the same ones, so that with as
+    many threads the best of its checkpoints has the trial's score exactly."""
+    exact = {
+        "stop_after_steps": trial.step,
+        "checkpoint.every_steps": config.report_every_steps,
+        "checkpoint.every_s": None,
+        "patience": None,  # the scheduler decided how far a trial went
+    }
+    return trial_recipe(config.recipe, {**trial.sampled, **exact})
+
+
 def _row(trial: Trial) -> TrialRow:
-    seconds = round(trial.seconds, 1)
-    return TrialRow(trial.number, dict(trial.sampled), trial.step, trial.score, seconds, trial.state, trial.cause, trial.restarts)
+    return TrialRow(
+        trial=trial.number,
+        sampled=dict(trial.sampled),
+        step=trial.step,
+        score=trial.score,
+        best_step=trial.best.step if trial.best else None,
+        seconds=round(trial.seconds, 1),
+        state=trial.state,
+        cause=trial.cause,
+        restarts=trial.restarts,
+    )
 
 
 def table(result: StudyResult) -> str:

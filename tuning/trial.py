@@ -82,18 +82,19 @@ def _train(
     from training.hardware import decide
     from training.kept_tokens import Keeper
     from training.loop import StepReport, every, train
-    from training.probe import probe_cpu
+    from training.probe import probe_gang
     from training.workload import limits_of
 
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), start["sampled"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
-    decisions = decide(probe_cpu(), recipe)
+    device = torch.device("cuda" if recipe.workers.gpus_each > 0 else "cpu")  # Ray shows a worker its own GPUs only
+    decisions = decide(probe_gang(device), recipe)
     assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value, keeper=Keeper(Path(tokens)))
     # Tune's own is later than the one that the study's driver found when it went on.
     held = tune.get_checkpoint()
     place = held.path if held else start["checkpoint"]
     checkpoint = Checkpoint.open(Path(place)) if place else None
-    engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=checkpoint)
+    engine = torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     last = min(max_steps, assembly.steps)
 

@@ -91,7 +91,9 @@ def search(
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
     lines = [table(result), f"best recipe: {result.best_recipe}", f"report: {result.report}"]
-    lines.append(f"next: raybert finetune -c {result.best_recipe}")
+    lines.append(f"next: raybert finetune -c {result.best_recipe}  # the winning model anew")
+    if result.continued_recipe:
+        lines.append(f"or:   raybert finetune -c {result.continued_recipe}  # from its checkpoint, to the end of the schedule")
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 

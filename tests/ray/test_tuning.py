@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from foundation.records import read_rows
 from tests.conftest import Cli, assert_no_processes, processes_of, wait_for
@@ -77,20 +78,40 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     told = cli("tune", "report", found["study_id"], "--csv")
     assert [line.split(",")[0] for line in told.out.splitlines()] == ["trial", "0", "1", "2"]
 
+    # In MLflow, a run for each below the study's.
+    client = MlflowClient(f"sqlite:///{raybert_home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("raybert").experiment_id
+    below = client.search_runs([experiment], f"tags.`raybert.study` = '{found['study_id']}'")
+    assert {int(run.data.tags["raybert.trial"]): run.data.params for run in below} == {
+        trial["trial"]: {key: str(value) for key, value in trial["sampled"].items()} for trial in trials
+    }
+    (parent,) = {run.data.tags["mlflow.parentRunId"] for run in below}
+    assert client.get_run(parent).info.status == "FINISHED"
+    (winner,) = [run for run in below if run.data.tags["raybert.trial"] == str(best["trial"])]
+    assert max(point.value for point in client.get_metric_history(winner.info.run_id, "accuracy")) == best["score"]
+
+    # Anew, from the first step: the score exactly.
     recipe = yaml.safe_load(Path(found["best_recipe"]).read_text())
-    assert recipe["encoder"] == best["sampled"]["encoder"]
-    assert Path(recipe["start_from"], "checkpoint.json").exists()
-    tuned = cli("finetune", "-c", found["best_recipe"], "--json", timeout_s=90)
+    assert (recipe["encoder"], recipe["start_from"]) == (best["sampled"]["encoder"], None)
+    assert found["study_id"] not in Path(found["best_recipe"]).read_text()
+    again = cli("finetune", "-c", found["best_recipe"], "--json", timeout_s=90)
+    assert again.exit_code == 0, again.err
+    assert (again.json["metrics"]["accuracy"], again.json["steps"]) == (best["score"], best["best_step"])
+
+    # From the winner's checkpoint, to the end of the schedule.
+    tuned = cli("finetune", "-c", found["continued_recipe"], "--json", timeout_s=90)
     assert tuned.exit_code == 0, tuned.err
     rows = read_rows(Path(tuned.json["run_folder"]) / "metrics.jsonl")
     steps = [row["step"] for row in rows if row["event"] == "step"]
     assert steps == list(range(best["step"], 45))  # 72 rows, 8 a step, 5 epochs
 
     # A trial that had the whole schedule leaves nothing to train: the fine-tune exports what it reached.
-    done = cli("finetune", "-c", found["best_recipe"], f"stop_after_steps={best['step']}", "--json", timeout_s=90)
+    done = cli("finetune", "-c", found["continued_recipe"], f"stop_after_steps={best['step']}", "--json", timeout_s=90)
     assert done.exit_code == 0, done.err
     assert done.json["steps"] == best["step"]
-    assert done.json["metrics"]["accuracy"] == pytest.approx(best["score"])
+    reports = [row for row in read_rows(Path(found["study_folder"]) / "study.jsonl") if row["event"] == "report"]
+    last = [row["score"] for row in reports if row["number"] == best["trial"]][-1]
+    assert done.json["metrics"]["accuracy"] == pytest.approx(last)
     assert_no_processes(raybert_home)
 
 
@@ -196,10 +217,9 @@ def test_a_study_that_loses_a_worker_and_its_driver_goes_on_as_if_nothing_had_ha
     assert what_came_of(ran.json) == what_came_of(expected)
     assert reports(raybert_home, "killed") == order
     assert sum(trial["restarts"] for trial in ran.json["trials"]) == len(plan["unfinished"]) + 1
-    winner = yaml.safe_load(Path(ran.json["best_recipe"]).read_text())
-    assert Path(winner.pop("start_from"), "checkpoint.json").exists()
-    wanted = yaml.safe_load(Path(expected["best_recipe"]).read_text())
-    assert winner == {key: value for key, value in wanted.items() if key != "start_from"}
+    assert Path(ran.json["best_recipe"]).read_text() == Path(expected["best_recipe"]).read_text()
+    winner = yaml.safe_load(Path(ran.json["continued_recipe"]).read_text())
+    assert Path(winner["start_from"], "checkpoint.json").exists()
     done = cli("tune", "--resume", "killed")
     assert (done.exit_code, "has finished its 5 trials; to go on, ask for more: trials=10" in done.error) == (2, True)
     assert_no_processes(raybert_home)

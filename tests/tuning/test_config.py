@@ -71,7 +71,7 @@ def test_a_first_rung_after_the_budget_is_refused() -> None:
 
 
 def test_a_trials_row_is_plain_values() -> None:
-    row = TrialRow(0, {"schedule.peak_lr": 1e-3}, 10, 0.5, 1.0, "finished")
+    row = TrialRow(0, {"schedule.peak_lr": 1e-3}, 10, 0.5, 10, 1.0, "finished")
     assert json.loads(json.dumps(row.__dict__))["sampled"] == {"schedule.peak_lr": 1e-3}
 
 

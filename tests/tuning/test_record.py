@@ -18,7 +18,7 @@ def record(tmp_path: Path) -> Record:
 
 
 def trials(folder: Path) -> dict[int, Trial]:
-    return trials_of(read_rows(folder / "study.jsonl"))
+    return trials_of(read_rows(folder / "study.jsonl"), "max")
 
 
 def test_each_trial_stands_as_its_last_row_says(record: Record, tmp_path: Path) -> None:
@@ -47,7 +47,8 @@ def test_a_trials_seconds_are_those_of_all_its_workers(record: Record, tmp_path:
             record.restarted(0, "its worker is gone")
         record.reported(0, 0.5, {"step": step, "steps": 30, "trial_seconds": seconds, "worker": worker}, goes_on=step < 30)
     (trial,) = trials(tmp_path).values()
-    assert (trial.seconds, trial.restarts, trial.state) == (pytest.approx(10.0), 1, "finished")
+    assert trial.seconds == pytest.approx(10.0)
+    assert (trial.restarts, trial.state) == (1, "finished")
     assert [span.worker for span in trial.spans] == ["a:1", "a:2"]
 
 
@@ -57,3 +58,15 @@ def test_rows_of_trials_that_were_never_begun_and_a_row_that_was_cut_off_are_pas
         file.write('{"event": "trial", "num')
     record.begun(0, {})
     assert [*trials(tmp_path)] == [0]
+
+
+@pytest.mark.parametrize(("mode", "score", "step"), [("max", 0.7, 20), ("min", 0.5, 10)])
+def test_a_trials_score_is_that_of_its_best_report_the_earliest_of_equals(
+    record: Record, tmp_path: Path, mode: str, score: float, step: int
+) -> None:
+    record.begun(0, {})
+    for at, value in ((10, 0.5), (20, 0.7), (30, 0.7), (40, 0.5), (50, float("nan"))):
+        record.reported(0, value, {"step": at, "steps": 60, "trial_seconds": 1.0, "worker": "a:1"}, goes_on=True)
+    (trial,) = trials_of(read_rows(tmp_path / "study.jsonl"), mode).values()
+    assert trial.best is not None
+    assert (trial.score, trial.best.step, trial.step) == (score, step, 50)

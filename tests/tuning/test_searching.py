@@ -72,7 +72,7 @@ def test_optuna_is_told_how_trials_ended_that_only_the_record_knows(tmp_path: Pa
         record.begun(*ask(study_of, config))
     record.reported(0, 0.7, {"step": 9, "steps": 9, "trial_seconds": 1.0, "worker": "host:1"}, goes_on=True)
     record.failed(1, "ValueError")
-    trials: dict[int, Trial] = trials_of(read_rows(tmp_path / "study.jsonl"))
+    trials: dict[int, Trial] = trials_of(read_rows(tmp_path / "study.jsonl"), "max")
     assert reconcile(opened(tmp_path, config), config, trials) == {}
     states = [(trial.state, trial.value) for trial in opened(tmp_path, config).get_trials()]
     assert states == [(TrialState.COMPLETE, 0.7), (TrialState.FAIL, None), (TrialState.RUNNING, None)]
@@ -83,14 +83,28 @@ def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) 
     record = Record(tmp_path / "study.jsonl")
     study_of = opened(tmp_path, config)
     number, point = ask(study_of, config)
+    record.begun(number, point)
     search = StudySearch(study_of, config, [Start(number, point, "folder", 8)], record, metric="accuracy", mode="max")
     first, second, third = (search.suggest(name) for name in "abc")
     assert first == {"number": 0, "sampled": point, "checkpoint": "folder", "reported_step": 8}
     assert (second["number"], second["checkpoint"], second["reported_step"]) == (1, None, 0)
-    search.on_trial_complete("a", {"accuracy": 0.5})
+    for at, value in ((8, 0.5), (16, 0.4)):
+        record.reported(0, value, {"step": at, "steps": 16, "trial_seconds": 1.0, "worker": "a:1"}, goes_on=True)
+    record.reported(1, float("nan"), {"step": 8, "steps": 16, "trial_seconds": 1.0, "worker": "a:1"}, goes_on=False)
+    search.on_trial_complete("a", {"accuracy": 0.4})
     search.on_trial_complete("b", {"accuracy": float("nan")})
     search.on_trial_complete("c", error=True)
     assert third["number"] == 2
     assert [trial.state for trial in study_of.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL]
+    assert study_of.best_value == 0.5
     # The one that goes on was recorded when it began.
-    assert [row["number"] for row in read_rows(tmp_path / "study.jsonl")] == [1, 2]
+    assert [row["number"] for row in read_rows(tmp_path / "study.jsonl") if row["event"] == "trial"] == [0, 1, 2]
+
+
+def test_first_points_that_were_not_all_kept_when_the_process_went_are_kept_the_next_time(tmp_path: Path) -> None:
+    points = [{"dropout": value / 10} for value in range(3)]
+    opened(tmp_path, study("random", start_with=points[:1]))  # as if it had gone after the first
+    config = study("random", start_with=points)
+    drawn = [ask(opened(tmp_path, config), config)[1]["dropout"] for _ in range(4)]
+    assert drawn[:3] == [0.0, 0.1, 0.2]
+    assert len(opened(tmp_path, config).get_trials()) == 4

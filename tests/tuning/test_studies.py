@@ -123,3 +123,13 @@ def test_a_trial_goes_on_from_its_latest_whole_checkpoint_of_any_attempt(tmp_pat
     remove_surplus(tmp_path, 4, found)
     assert (first.exists(), second.exists(), cut.exists()) == (False, True, False)
     assert last_checkpoint(tmp_path, 6) is None
+
+
+def test_a_study_of_a_version_without_records_is_told_from_the_others(config: StudyConfig) -> None:
+    left_study(config)
+    old = home().runs / "old"
+    old.mkdir()
+    (old / studies.STUDY_FILE).write_text('{"study_id": "old"}')
+    assert [study.study_id for study in studies.all_studies()] == ["left"]
+    with pytest.raises(DataError, match=r"old: a study of an earlier version.*begin it anew: raybert tune -c"):
+        open_study("old")
