@@ -85,6 +85,7 @@ def _train(
     from training.probe import probe_gang
     from training.workload import limits_of
 
+    began = time.perf_counter()
     recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), start["sampled"])
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     device = torch.device("cuda" if recipe.workers.gpus_each > 0 else "cpu")  # Ray shows a worker its own GPUs only
@@ -97,9 +98,10 @@ def _train(
     engine = torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     last = min(max_steps, assembly.steps)
+    ready = time.perf_counter()
 
     def tell(figures: Mapping[str, Any], folder: str) -> None:
-        named = {**figures, "step": progress.step, "steps": last, **told()}
+        named = {**figures, "step": progress.step, "steps": last, "start_seconds": ready - began, **told()}
         tune.report({**named, NAMES: [*named]}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def report(step: StepReport) -> None:
