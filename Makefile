@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test check format bench clean prove-wheel prove-training prove-elastic prove-serving prove-data
+.PHONY: help venv quickstart test check format bench clean prove-wheel prove-training prove-elastic prove-tuning prove-serving prove-data
 
 help:
 	@sed -n '2,4s/^# *//p' Makefile
@@ -65,6 +65,9 @@ prove-training: venv
 
 prove-elastic: venv
 	@$(BIN)/python -m tests.prove.elastic
+
+prove-tuning: venv
+	@$(BIN)/python -m tests.prove.tuning
 
 prove-serving: venv
 	@$(BIN)/python -m tests.prove.serving

@@ -10,48 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
 
 from foundation.records import read_rows
-from tests.conftest import Cli, assert_no_processes, processes_of, wait_for
-from tests.support.tiny import make_encoder, write_reviews
+from tests.conftest import Cli, assert_no_processes, wait_for
+from tests.support.studies import killable_study, reports, tiny_study, trial_workers, what_came_of
+from tests.support.tiny import make_encoder
 
 pytestmark = pytest.mark.ray
 BUDGET = 24
 
 
 def study(folder: Path, encoders: list[str]) -> Path:
-    """A study of three trials, the last of which cannot learn, and would be stopped at the first rung."""
-    tree = {
-        "recipe": {
-            "encoder": encoders[0],
-            "data": {"train": str(write_reviews(folder / "reviews.csv"))},
-            "rows_per_step": 8,
-            "epochs": 5,
-            "max_length": 32,
-            "dropout": 0.0,
-            "metric": "accuracy",
-            "workers": {"cpus_each": 0.5},
-        },
-        "space": {
-            "encoder": {"kind": "choice", "values": encoders},
-            "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-9, "high": 1e-2},
-        },
-        "start_with": [
-            {"encoder": encoders[0], "schedule.peak_lr": 1e-2},
-            {"encoder": encoders[1], "schedule.peak_lr": 5e-3},
-            {"encoder": encoders[1], "schedule.peak_lr": 1e-9},
-        ],
-        "trials": 3,
-        "concurrent": 2,
-        "scheduler": {"kind": "asha", "max_steps": BUDGET, "grace_steps": 8, "reduction_factor": 2},
-        "report_every_steps": 8,
-    }
+    """As a file."""
     file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    file.write_text(yaml.safe_dump(tiny_study(folder, encoders, BUDGET)), encoding="utf-8")
     return file
 
 
@@ -147,22 +122,6 @@ def test_a_grid_is_tried_whole_and_a_trial_below_the_median_is_stopped(cli: Cli,
     assert_no_processes(raybert_home)
 
 
-def trial_workers(home: Path) -> list[psutil.Process]:
-    """Processes in which a trial trains."""
-    return [process for process in processes_of(home) if "ImplicitFunc" in " ".join(process.cmdline())]
-
-
-def reports(home: Path, name: str) -> list[tuple[int, int]]:
-    """Trial and step of each report, in their order."""
-    rows = read_rows(home / "runs" / name / "study.jsonl")
-    return [(row["number"], row["step"]) for row in rows if row["event"] == "report"]
-
-
-def what_came_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """What two studies have alike that ran as one another."""
-    return [(trial["trial"], trial["sampled"], trial["step"], trial["score"], trial["state"]) for trial in result["trials"]]
-
-
 def test_a_study_that_loses_a_worker_and_its_driver_goes_on_as_if_nothing_had_happened(
     cli: Cli, raybert_home: Path, tmp_path: Path
 ) -> None:
@@ -170,22 +129,7 @@ def test_a_study_that_loses_a_worker_and_its_driver_goes_on_as_if_nothing_had_ha
     print(f"kills drawn with seed {seed}")
     chance = random.Random(seed)
     encoders = [str(make_encoder(tmp_path / f"encoder{seed}", seed=seed)) for seed in range(2)]
-    tree = yaml.safe_load(study(tmp_path, encoders).read_text())
-    tree["recipe"] |= {"guard": {"stop_after": 2}, "epochs": 4 * BUDGET * 8 / 72}
-    tree |= {
-        "scheduler": {"kind": "asha", "max_steps": 4 * BUDGET, "grace_steps": 8, "reduction_factor": 2},
-        "space": {
-            "encoder": {"kind": "choice", "values": encoders},
-            "schedule.peak_lr": {"kind": "choice", "values": [1e-2, 3e-3, 1e-9, 1e30]},
-        },
-        "start_with": [
-            {"encoder": encoders[0], "schedule.peak_lr": 1e-2},
-            {"encoder": encoders[0], "schedule.peak_lr": 1e30},  # fails by itself
-        ],
-        "trials": 5,
-        "concurrent": 1,  # so that reports come in one order
-        "sampler": {"kind": "tpe", "first_random": 3},
-    }
+    tree = killable_study(tmp_path, encoders, 4 * BUDGET)
     file = tmp_path / "kills.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")
     undisturbed = cli("tune", "-c", file, "--name", "undisturbed", "--json", timeout_s=150)
