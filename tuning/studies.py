@@ -74,9 +74,9 @@ class Study:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best score so far, the earliest of equals."""
+        """The trial with the best score so far, the earliest of equals; one that failed does not win."""
         sign = 1 if self.plan["mode"] == "max" else -1
-        scored = [trial for trial in self.trials.values() if trial.score is not None]
+        scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed"]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
     @property

@@ -119,6 +119,7 @@ class StudyResult:
     best: TrialRow
     trials: tuple[TrialRow, ...]
     metric: str
+    mode: str
     seconds: float
     """Of this command."""
     findings: tuple[dict[str, Any], ...] = ()
@@ -247,14 +248,14 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
 
 
 def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float) -> StudyResult:
-    trials = [*studies.open_study(str(folder)).trials.values()]
+    study = studies.open_study(str(folder))
+    trials, best = [*study.trials.values()], study.best
     rows = {trial.number: _row(trial) for trial in trials}
-    sign = 1 if plan.mode == "max" else -1
-    scored = sorted((trial for trial in trials if trial.score is not None), key=lambda trial: -sign * (trial.score or 0.0))
-    if not scored:
+    if best is None:
         causes = [trial.cause for trial in trials if trial.cause]
-        raise RunError(f"tune: no trial of {plan.study_id} reported: {causes[0] if causes else 'all were stopped at once'}; see {folder}")
-    best = scored[0]
+        raise RunError(
+            f"tune: no trial of {plan.study_id} ended with a score: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
+        )
     write_atomically(folder / studies.BEST_FILE, dump_yaml(best_recipe(config, best)))
     checkpoint = studies.last_checkpoint(folder, best.number)
     if checkpoint is None:
@@ -271,6 +272,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         best=rows[best.number],
         trials=tuple(rows.values()),
         metric=plan.metric,
+        mode=plan.mode,
         seconds=seconds,
         findings=plan.findings,
     )
@@ -304,7 +306,8 @@ def _row(trial: Trial) -> TrialRow:
 
 def table(result: StudyResult) -> str:
     """The study for people: a line a trial, best first."""
-    rows = sorted(result.trials, key=lambda row: -(row.score if row.score is not None else float("-inf")))
+    sign = 1 if result.mode == "max" else -1
+    rows = sorted(result.trials, key=lambda row: -sign * row.score if row.score is not None else float("inf"))
     lines = [f"{'trial':>5} {result.metric:>10} {'steps':>6} {'time':>8} {'state':<9} sampled"]
     for row in rows:
         score = f"{row.score:.4f}" if row.score is not None else "–"

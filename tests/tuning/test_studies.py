@@ -133,3 +133,16 @@ def test_a_study_of_a_version_without_records_is_told_from_the_others(config: St
     assert [study.study_id for study in studies.all_studies()] == ["left"]
     with pytest.raises(DataError, match=r"old: a study of an earlier version.*begin it anew: raybert tune -c"):
         open_study("old")
+
+
+def test_the_best_trial_is_the_earliest_of_equals_and_none_that_failed(config: StudyConfig) -> None:
+    folder = left_study(config)
+    record, figures = Record(folder / studies.RECORD_FILE), {"step": 8, "steps": 24, "trial_seconds": 1.0, "worker": "host:1"}
+    record.reported(2, 0.7, figures, goes_on=False)
+    record.begun(3, {"dropout": 0.2})
+    record.reported(3, 0.9, figures, goes_on=True)
+    assert (best := open_study("left").best) is not None
+    assert best.number == 3
+    record.failed(3, "ValueError")
+    assert (best := open_study("left").best) is not None
+    assert best.number == 1
