@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,28 @@ def driven(folder: Path) -> Iterator[None]:
                 raise ConfigError(f"{folder.name}: another process is driving it; wait for it, or stop it first")
             time.sleep(0.05)
         yield
+
+
+@contextlib.contextmanager
+def driven_folder(folder: Path, file: str, *, is_new: bool) -> Iterator[None]:
+    """Drive a folder within the block: one that is made for it, or one that is there. A new one goes again, and its name is free, when the
+    block fails before it has ``file``.
+
+    Raises:
+        ConfigError: A new one is there already, or another process drives it.
+    """
+    if is_new:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise ConfigError(f"{folder.name}: came into use since this was planned; give another name") from None
+    try:
+        with driven(folder):
+            yield
+    except BaseException:
+        if is_new and not (folder / file).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def begin(file: Path, **about: Any) -> None:

@@ -19,7 +19,7 @@ from cluster.background import Background
 from cluster.session import Session
 from foundation.bundle import Bundle
 from foundation.config import dump_yaml
-from foundation.driving import driven
+from foundation.driving import driven_folder
 from foundation.errors import ConfigError, RaybertError, RunError
 from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
@@ -86,18 +86,8 @@ def launch(plan: TrainPlan, session: Session) -> RunResult:
         ConfigError: The run's name came into use since it was planned, or another process drives the run.
     """
     folder = Path(plan.run_folder)
-    if plan.resumes is None:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise ConfigError(f"{plan.run_id}: in use by a run since this one was planned; give another name") from None
-    try:
-        with driven(folder):
-            return _launch(plan, session, folder)
-    except BaseException:
-        if not (folder / runs.RUN_FILE).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # it never began, and its name is free
-        raise
+    with driven_folder(folder, runs.RUN_FILE, is_new=plan.resumes is None):
+        return _launch(plan, session, folder)
 
 
 def _launch(plan: TrainPlan, session: Session, folder: Path) -> RunResult:

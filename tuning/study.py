@@ -17,7 +17,7 @@ from typing import Any
 from cluster.session import Session
 from foundation import driving
 from foundation.config import dump_yaml
-from foundation.driving import driven
+from foundation.driving import driven_folder
 from foundation.errors import ConfigError, RunError, first_line
 from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
@@ -194,18 +194,8 @@ def run_study(plan: StudyPlan, session: Session) -> StudyResult:
         RunError: No trial finished a report.
     """
     folder = Path(plan.study_folder)
-    if plan.resumes is None:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise ConfigError(f"{plan.study_id}: in use since this study was planned; give another name") from None
-    try:
-        with driven(folder):
-            return _run(plan, session, folder)
-    except BaseException:
-        if not (folder / studies.STUDY_FILE).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # it never began, and its name is free
-        raise
+    with driven_folder(folder, studies.STUDY_FILE, is_new=plan.resumes is None):
+        return _run(plan, session, folder)
 
 
 def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:

@@ -48,6 +48,6 @@ def test_a_run_that_cannot_begin_leaves_its_name_free_and_one_that_there_is_is_n
     assert not folder.exists()
     folder.mkdir(parents=True)
     (folder / runs.RUN_FILE).write_text("of another run")
-    with pytest.raises(ConfigError, match="named: in use by a run since this one was planned"):
+    with pytest.raises(ConfigError, match="named: came into use since this was planned"):
         launch(planned, session)
     assert (folder / runs.RUN_FILE).read_text() == "of another run"
