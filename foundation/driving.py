@@ -13,6 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,29 @@ def driven_folder(folder: Path, file: str, *, is_new: bool) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class Driven:
+    """A driven folder as its files tell it."""
+
+    folder: Path
+    about: dict[str, Any]
+    """Its JSON file."""
+    result: dict[str, Any] | None
+    """What came of it, once it has finished."""
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """As ``--dry-run`` printed it."""
+        found: dict[str, Any] = self.about["plan"]
+        return found
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that drove it is gone without a word."""
+        state: str = self.about["state"]
+        return "lost" if state == "running" and not _is_driven(self.folder, self.about) else state
+
+
 def begin(file: Path, **about: Any) -> None:
     """Write down in ``file`` that this process has begun something."""
     write_json(file, _driver() | {"started": time.time()} | about)
@@ -82,12 +106,6 @@ def note(file: Path, **about: Any) -> None:
 def end(file: Path, state: str) -> None:
     """Write down how it ended: ``finished``, ``failed`` or ``interrupted``."""
     write_json(file, _read(file) | {"state": state, "ended": time.time()})
-
-
-def state_of(folder: Path, about: Mapping[str, Any]) -> str:
-    """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that drove it is gone without a word."""
-    state: str = about["state"]
-    return "lost" if state == "running" and not _is_driven(folder, about) else state
 
 
 def read(folder: Path, file: str, result: str, what: str) -> tuple[dict[str, Any], dict[str, Any] | None]:

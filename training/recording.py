@@ -85,8 +85,7 @@ class Recording:
             if key not in _NOT_CURVES and isinstance(value, (int, float))
         ]
         with quiet_mlflow():
-            for start in range(0, len(metrics), _METRICS_PER_CALL):
-                self.registry.client.log_batch(self.mlflow_id, metrics=metrics[start : start + _METRICS_PER_CALL])
+            log_metrics(self.registry.client, self.mlflow_id, metrics)
 
     def log_bundle(self, bundle: Bundle, register_as: str | None) -> Version | None:
         """Keep the bundle as an artifact and, if named, as the next version of a registered model.
@@ -107,6 +106,12 @@ class Recording:
         """Close the MLflow run: ``FINISHED``, ``FAILED`` or ``KILLED``."""
         with _told("the end of the run"), quiet_mlflow():
             self.registry.client.set_terminated(self.mlflow_id, status)
+
+
+def log_metrics(client: Any, mlflow_id: str, metrics: Sequence[Any]) -> None:
+    """Log MLflow's metrics of a run, as many in one call as MLflow takes."""
+    for start in range(0, len(metrics), _METRICS_PER_CALL):
+        client.log_batch(mlflow_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 
 
 class Curves:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation import driving
+from foundation.driving import Driven
 from foundation.home import Home, home
 from foundation.records import Recorder, read_rows
 from training.goodput import Goodput, goodput
@@ -72,13 +73,8 @@ def step_of(checkpoint: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run as its folder tells it."""
-
-    folder: Path
-    about: dict[str, Any]
-    """``run.json``."""
-    result: dict[str, Any] | None
+class Run(Driven):
+    """A run as its folder tells it; ``about`` is ``run.json``."""
 
     @cached_property
     def rows(self) -> tuple[dict[str, Any], ...]:
@@ -89,17 +85,6 @@ class Run:
     def run_id(self) -> str:
         """Also the folder's name."""
         return self.folder.name
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """As ``--dry-run`` printed it."""
-        found: dict[str, Any] = self.about["plan"]
-        return found
-
-    @property
-    def state(self) -> str:
-        """``running``, ``finished``, ``failed``, ``interrupted``; ``lost`` when the process that ran it is gone without a word."""
-        return driving.state_of(self.folder, self.about)
 
     @property
     def steps_done(self) -> int:

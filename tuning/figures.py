@@ -22,8 +22,8 @@ RESAMPLES = 20
 LEAST_FOR_IMPORTANCE = 6
 """Scored trials; of fewer, nothing is told."""
 STATES = {"finished": "#2f6f9f", "stopped": "#c2571a", "failed": "#b03a55", "unfinished": "#8a949e"}
-_SHOWN = 6
-"""Most hyperparameters in one figure of pairs."""
+_PAIRED = 3
+"""Most hyperparameters in the figure of pairs."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def pairs(found: Sequence[Importance], study: optuna.Study, config: StudyConfig)
     """The hyperparameters for a figure of pairs: the most important numbers first, else as they come."""
     keys = [row.key for row in found] or common(study)
     numbers = [key for key in keys if not isinstance(config.space.get(key), ChoiceDimension)]
-    return (numbers if len(numbers) > 1 else keys)[: min(_SHOWN, 3)]
+    return (numbers if len(numbers) > 1 else keys)[:_PAIRED]
 
 
 def _ends(trial: Trial, count: int) -> list[str]:

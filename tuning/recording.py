@@ -12,11 +12,10 @@ from pathlib import Path
 
 from foundation import driving
 from foundation.errors import first_line
-from foundation.records import read_rows
 from foundation.registry import quiet_mlflow
-from training.recording import Curves, Recording
+from training.recording import Curves, Recording, log_metrics
 from tuning import studies
-from tuning.record import Record, Trial, trials_of
+from tuning.record import Record, Trial
 
 _STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}  # MLflow's words; a stopped trial did what it was asked to
 _ENDS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -46,8 +45,7 @@ class StudyRuns:
         Raises:
             Exception: Whatever the store, its driver or the network raises; what was logged is written down.
         """
-        mode = studies.open_study(str(self._folder)).plan["mode"]
-        for trial in trials_of(read_rows(self._record.path), mode).values():
+        for trial in studies.open_study(str(self._folder)).trials.values():
             if trial.state != "unfinished" and trial.mlflow_run is None:
                 self._record.logged(trial.number, self._log(self._study(), trial))
 
@@ -96,7 +94,7 @@ class StudyRuns:
                 if key not in ("step", "steps") and isinstance(value, (int, float))
             ]
             params = [Param(key, str(value)[:500]) for key, value in trial.sampled.items()]
-            for start in range(0, max(1, len(metrics)), 1000):
-                client.log_batch(run.info.run_id, metrics=metrics[start : start + 1000], params=params if start == 0 else [])
+            client.log_batch(run.info.run_id, params=params)
+            log_metrics(client, run.info.run_id, metrics)
             client.set_terminated(run.info.run_id, _STATUS[trial.state], end_time=ended)
         return str(run.info.run_id)

@@ -11,7 +11,7 @@ from foundation.errors import RunError
 from training.runs import TOKENS_FOLDER
 from tuning import studies
 from tuning.config import StudyConfig
-from tuning.record import Record
+from tuning.record import Record, Trial
 from tuning.scheduling import Rule, Scheduler
 from tuning.searching import Start, StudySearch, open_storage, reconcile
 from tuning.trial import run_trial
@@ -34,13 +34,13 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     """
     from ray import tune
 
-    found = studies.open_study(str(folder))
-    trials, record = found.trials, Record(folder / studies.RECORD_FILE)
+    found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
+    trials = dict(found.trials)
     storage = open_storage(config.storage or f"sqlite:///{folder / studies.STORAGE_FILE}", plan.study_id, config, plan.mode)
     for number, sampled in reconcile(storage, config, trials).items():
         record.begun(number, sampled)
-    trials = studies.open_study(str(folder)).trials
-    waiting = [_going_on(folder, number, record) for number, trial in trials.items() if trial.state == "unfinished"]
+        trials[number] = Trial(number, sampled, mode=plan.mode)
+    waiting = [_going_on(folder, trial, record) for trial in trials.values() if trial.state == "unfinished"]
     count = len(waiting) + config.trials - len(trials)
     if not count:
         return
@@ -89,13 +89,12 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
                 os.environ.update({name: value} if value is not None else {})
 
 
-def _going_on(folder: Path, number: int, record: Record) -> Start:
+def _going_on(folder: Path, trial: Trial, record: Record) -> Start:
     """A trial that its driver left, from its last whole checkpoint; what else it wrote is removed."""
-    trial = studies.open_study(str(folder)).trials[number]
-    checkpoint = studies.last_checkpoint(folder, number)
-    studies.remove_surplus(folder, number, checkpoint)
-    record.restarted(number, "the study's driver was gone")
-    return Start(number, dict(trial.sampled), str(checkpoint.folder) if checkpoint else None, trial.step)
+    checkpoint = studies.last_checkpoint(folder, trial.number)
+    studies.remove_surplus(folder, trial.number, checkpoint)
+    record.restarted(trial.number, "the study's driver was gone")
+    return Start(trial.number, dict(trial.sampled), str(checkpoint.folder) if checkpoint else None, trial.step)
 
 
 def _folder_of(trial: Any) -> str:

@@ -33,10 +33,6 @@ class Start:
     reported_step: int = 0
     """Of the last report that is known. A checkpoint of a later step has one that was lost."""
 
-    def as_config(self) -> dict[str, Any]:
-        """As Tune hands it over."""
-        return asdict(self)
-
 
 def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:
     """Optuna's study, made when it is not there yet; the first points are its first trials."""
@@ -122,7 +118,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
             start = Start(*ask(self._study, self._config))
             self._record.begun(start.number, start.sampled)
         self._numbers[trial_id] = start.number
-        return start.as_config()
+        return asdict(start)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: Optuna hears how trials end."""

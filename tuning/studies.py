@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from foundation import driving
-from foundation.config import flat
+from foundation.driving import Driven
 from foundation.errors import ConfigError, DataError
-from foundation.home import Home, home
+from foundation.home import home
 from foundation.records import read_rows
 from training.checkpoint import Checkpoint, first_whole
+from training.resuming import differing
 from tuning.config import StudyConfig
 from tuning.record import Trial, trials_of
 
@@ -38,36 +39,20 @@ _FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study as its folder tells it."""
-
-    folder: Path
-    about: dict[str, Any]
-    """``study.json``."""
-    result: dict[str, Any] | None
+class Study(Driven):
+    """A study as its folder tells it; ``about`` is ``study.json``."""
 
     @property
     def study_id(self) -> str:
         """Also the folder's name."""
         return self.folder.name
 
-    @property
-    def state(self) -> str:
-        """``running``, ``finished``, ``failed``, ``interrupted`` or ``lost``."""
-        return driving.state_of(self.folder, self.about)
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """As ``--dry-run`` printed it."""
-        found: dict[str, Any] = self.about["plan"]
-        return found
-
     @cached_property
     def rows(self) -> tuple[dict[str, Any], ...]:
         """Of the record, read when they are first asked for."""
         return tuple(read_rows(self.folder / RECORD_FILE))
 
-    @property
+    @cached_property
     def trials(self) -> dict[int, Trial]:
         """By number."""
         return trials_of(self.rows, self.plan["mode"])
@@ -85,14 +70,14 @@ class Study:
         return int(self.about["attempts"])
 
 
-def open_study(ref: str, where: Home | None = None) -> Study:
+def open_study(ref: str) -> Study:
     """A study by its id, an unambiguous part of it, or its folder.
 
     Raises:
         DataError: No such study, or several.
     """
-    known = ", ".join(folder.name for folder in driving.folders(root(where), STUDY_FILE)[-5:])
-    folder = driving.named(ref, root(where), STUDY_FILE, what="study", plural="studies", hint=f"there are: {known or 'none'}")
+    known = ", ".join(folder.name for folder in driving.folders(home().runs, STUDY_FILE)[-5:])
+    folder = driving.named(ref, home().runs, STUDY_FILE, what="study", plural="studies", hint=f"there are: {known or 'none'}")
     about, result = driving.read(folder, STUDY_FILE, RESULT_FILE, "study")
     if _RECORDED not in about:
         raise DataError(
@@ -101,16 +86,11 @@ def open_study(ref: str, where: Home | None = None) -> Study:
     return Study(folder, about, result)
 
 
-def all_studies(where: Home | None = None) -> list[Study]:
+def all_studies() -> list[Study]:
     """The studies of a home, the latest first."""
-    said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in driving.folders(root(where), STUDY_FILE)}
+    said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in driving.folders(home().runs, STUDY_FILE)}
     found = [Study(folder, about, result) for folder, (about, result) in said.items() if _RECORDED in about]
     return sorted(found, key=lambda study: -study.about["started"])
-
-
-def root(where: Home | None = None) -> Path:
-    """The folder of a home's studies, which is that of its runs."""
-    return (where or home()).runs
 
 
 def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) -> None:
@@ -128,9 +108,7 @@ def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) 
         raise ConfigError(
             f"--resume: {study.study_id}: is still running (process {study.about['pid']} on {study.about['host']}); wait for it, or stop it"
         )
-    was, now = flat(study.plan["config"]), flat(plan["config"])
-    telling = {key: (was.get(key), now.get(key)) for key in [*was, *(key for key in now if key not in was)] if was.get(key) != now.get(key)}
-    telling = {key: change for key, change in telling.items() if key not in _FREE}
+    telling = {key: change for key, change in differing(study.plan["config"], plan["config"]).items() if key not in _FREE}
     for what, name in (("an encoder's folder", "locations"), ("the data's fingerprint", "data_fingerprint")):
         if study.plan[name] != plan[name]:
             telling[what] = (study.plan[name], plan[name])

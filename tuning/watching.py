@@ -38,7 +38,7 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """One report of one trial."""
         score = result.get(self._metric)
-        if score is None or FAILED in result:
+        if score is None:  # it tells that it failed
             return
         self._best = score if self._best is None else self._better(self._best, score)
         say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}")

@@ -123,7 +123,7 @@ def test_csv_has_a_row_for_each_trial(study: Study) -> None:
     assert rows[4]["cause"] == "ValueError: <b>no</b> such rate"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs a browser: Chromium")
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on PATH (Debian: apt install chromium)")
 def test_a_browser_draws_every_figure_asks_for_nothing_and_has_nothing_to_complain_of(study: Study, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(page(study), encoding="utf-8")
