@@ -82,21 +82,37 @@ class Bench:
         other.cells = Cells(self.cells.folder, minutes=0)
         return other
 
-    def model(self, recipe: Recipe, stages: int | None = None) -> tuple[str, Answer]:
-        """A REF of a recipe's model after so many stages (None: all), made when it is not there; and what its last stage found."""
+    def model(self, recipe: Recipe, stages: int | None = None) -> Answer:
+        """What the last of so many stages (None: all) found, made when it is not there; nothing of a start that is not ours."""
         stages = len(recipe.stages) if stages is None else stages
         if not stages and recipe.start == "minilm":
-            return TOKENIZER, {}
-        asked = self.same | {"cell": "model"} | recipe.upto(stages)
-        folder = self.work / "models" / self.cells.key(asked)
+            return {}
+        return self.cells.find(self._asked(recipe, stages), lambda: self._made(recipe, stages))
 
-        def make() -> Mapping[str, Any]:
-            if not stages:
-                return self._blank(recipe.start, folder)
-            before, _ = self.model(recipe, stages - 1)
-            return self._pretrain(recipe.start, recipe.stages[stages - 1], before, folder)
+    def model_folder(self, recipe: Recipe, stages: int | None = None) -> str:
+        """A REF of a recipe's model after so many stages (None: all). Where its answer was kept without it, it is made again, in as many
+        steps: on this kind of machine it is the same model."""
+        stages = len(recipe.stages) if stages is None else stages
+        if not stages and recipe.start == "minilm":
+            return TOKENIZER
+        kept, folder = self.model(recipe, stages), self._folder(recipe, stages)
+        if not folder.is_dir():
+            again = self._made(recipe, stages, kept.get("steps"))
+            if "curve" in kept:
+                print(f"{recipe.name}: made again, held-out loss {again['curve'][-1][1]!r}, was {kept['curve'][-1][1]!r}", file=sys.stderr)
+        return str(folder)
 
-        return str(folder), self.cells.find(asked, make)
+    def _asked(self, recipe: Recipe, stages: int) -> dict[str, Any]:
+        return self.same | {"cell": "model"} | recipe.upto(stages)
+
+    def _folder(self, recipe: Recipe, stages: int) -> Path:
+        return self.work / "models" / self.cells.key(self._asked(recipe, stages))
+
+    def _made(self, recipe: Recipe, stages: int, steps: int | None = None) -> Answer:
+        folder = self._folder(recipe, stages)
+        if not stages:
+            return self._blank(recipe.start, folder)
+        return self._pretrain(recipe.start, recipe.stages[stages - 1], self.model_folder(recipe, stages - 1), folder, steps)
 
     def scores(self, recipe: Recipe, labels: int | None, peak_lr: float, seed: int, *, split: str) -> Answer:
         """Metrics of a fine-tuned model on ``validation`` or ``test`` rows."""
@@ -104,7 +120,7 @@ class Bench:
         how = {"peak_lr": peak_lr, "epochs": tuning.epochs[labels] * self.scale, "rows_per_step": tuning.rows_per_step[labels]}
         how |= {"max_length": LONGEST}
         asked = self.same | {"cell": "scores", "labels": labels, "seed": seed, "split": split} | how | recipe.upto(len(recipe.stages))
-        return self.cells.find(asked, lambda: self._finetune(self.model(recipe)[0], labels, how, seed, split))
+        return self.cells.find(asked, lambda: self._finetune(self.model_folder(recipe), labels, how, seed, split))
 
     def best_rate(self, recipe: Recipe, labels: int | None, rates: tuple[float, ...]) -> float:
         """The learning rate of the highest macro-F1 on validation rows, with a seed that is measured nowhere else."""
@@ -149,8 +165,7 @@ class Bench:
             side.ask({"do": "save", "folder": str(folder)})
         return {}
 
-    def _pretrain(self, start: Start, stage: Stage, before: str, folder: Path) -> Answer:
-        seconds = 60 * stage.minutes * self.scale
+    def _pretrain(self, start: Start, stage: Stage, before: str, folder: Path, steps: int | None = None) -> Answer:
         recipe = {
             "data": str(self.packed(start, stage.texts)),
             "encoder": before,
@@ -160,9 +175,8 @@ class Bench:
             "schedule": {"peak_lr": stage.peak_lr, "decay": "cosine"},
             "optimiser": {"beta2": 0.98, "layer_decay": stage.layer_decay},
         }
-        mean = {"mask_share": (stage.mask_share + (stage.final_share or stage.mask_share)) / 2}
-        constant = recipe | mean | {"masking": {"whole_words": stage.whole_words}, "steps": NEVER}
-        steps = steps_in(self._command("pretrain", constant), seconds, self.threads)
+        if steps is None:
+            steps = self._steps_in(stage, recipe)
         curve, done, tokens, clock = [], 0, 0, 0.0
         with Side(self._command("pretrain", recipe | {"steps": steps}), threads=self.threads) as side:
             curve.append((0, side.ask({"do": "validate"})["validation_loss"]))
@@ -172,6 +186,11 @@ class Bench:
                 curve.append((tokens, side.ask({"do": "validate"})["validation_loss"]))
             side.ask({"do": "save", "folder": str(folder)})
         return {"stage": asdict(stage), "steps": steps, "tokens": tokens, "seconds": clock, "curve": curve}
+
+    def _steps_in(self, stage: Stage, recipe: Mapping[str, Any]) -> int:
+        mean = {"mask_share": (stage.mask_share + (stage.final_share or stage.mask_share)) / 2}
+        constant = {**recipe, **mean, "masking": {"whole_words": stage.whole_words}, "steps": NEVER}
+        return steps_in(self._command("pretrain", constant), 60 * stage.minutes * self.scale, self.threads)
 
     def _finetune(self, model: str, labels: int | None, how: Mapping[str, Any], seed: int, split: str) -> Answer:
         file = self.work / f"rows-{labels}-{seed}-{os.getpid()}.parquet"

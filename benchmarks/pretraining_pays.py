@@ -157,7 +157,7 @@ def table(bench: Bench, pairs: Sequence[tuple[Cell, Cell]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, plain in pairs:
-        stages = [bench.model(cell.recipe, number + 1)[1] for number in range(len(cell.recipe.stages))]
+        stages = [bench.model(cell.recipe, number + 1) for number in range(len(cell.recipe.stages))]
         losses = " → ".join(f"{stage['curve'][place][1]:.2f}" for stage in stages for place in (0, -1))
         key = second.replace("-F1", "_f1")
         lines.append(
@@ -178,7 +178,7 @@ def _charts(bench: Bench, cells: Sequence[Cell]) -> dict[str, str]:
     """Held-out loss over tokens, and macro-F1 over minutes of pretraining for each start and number of labels."""
     losses = {}
     for recipe in {cell.recipe.name: cell.recipe for cell in cells if len(cell.recipe.stages) == 1}.values():
-        losses[recipe.name] = [(tokens / 1e3, loss) for tokens, loss in bench.model(recipe)[1]["curve"]]
+        losses[recipe.name] = [(tokens / 1e3, loss) for tokens, loss in bench.model(recipe)["curve"]]
     scores: dict[str, list[tuple[float, float]]] = {}
     for cell in sorted(cells, key=lambda cell: cell.recipe.minutes):
         kinds = {stage.texts for stage in cell.recipe.stages} or {"general", "task"}

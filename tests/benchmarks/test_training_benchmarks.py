@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from benchmarks import finetune_throughput, pays_cells, peers, pretrain_throughput, pretraining_pays, sharding_cost, time_to_loss
 from benchmarks.harness import HERE
-from benchmarks.pays_recipes import LABELS, RECIPES, Recipe, Stage
+from benchmarks.pays_recipes import LABELS, QUICK_RECIPES, RECIPES, Recipe, Stage
 from benchmarks.pretrain_throughput import Shape
 from benchmarks.pretraining_pays import Cell, gains, spread
 from benchmarks.texts import LENGTH, build, documents
@@ -180,6 +182,13 @@ def test_what_pretraining_buys_is_told_with_all_that_was_tried(
     (found,) = pretraining_pays.measure(True, **some)
     assert "scratch-task-quick" in found.appendix
     assert set(found.charts) == {"loss", "macro-f1"}
+    capsys.readouterr()
+    shutil.rmtree(tmp_path / "work" / "models")
+    bench = pays_cells.Bench(tmp_path / "work", data=reviews, corpus=corpus, threads=1, scale=0.02)
+    assert Path(bench.model_folder(QUICK_RECIPES[1])).is_dir()
+    again = re.search(r"made again, held-out loss (\S+), was (\S+)\n", capsys.readouterr().err)
+    assert again
+    assert again[1] == again[2]
     monkeypatch.setattr(pays_cells, "Side", None)  # everything is finished by now
     assert pretraining_pays.measure(True, **some) == [found]
     capsys.readouterr()
