@@ -186,6 +186,27 @@ class MedianStopConfig(_Stopping):
 Scheduler = Annotated[NoScheduler | AshaConfig | MedianStopConfig, Field(discriminator="kind")]
 
 
+class BudgetConfig(Config):
+    """What a study may spend. When one of these is spent, no trial begins any more, and those that run are stopped at their next report."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps of all trials together."""
+    hours: float | None = Field(None, gt=0)
+    """In which trials trained, however many at once; the time between a driver's loss and ``--resume`` does not count."""
+    cost: float | None = Field(None, gt=0)
+    """Of all trials' time, in the currency of ``price``."""
+    price: float | None = Field(None, gt=0)
+    """Of an hour of a GPU, or of a trial's worker without one."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.steps is None and self.hours is None and self.cost is None:
+            raise ValueError("budget: limits nothing; give steps, hours or cost")
+        if self.cost is not None and self.price is None:
+            raise ValueError("budget.cost: needs budget.price, of an hour of a GPU, or of a trial's worker without one")
+        return self
+
+
 class StudyConfig(Config):
     """A study."""
 
@@ -199,6 +220,8 @@ class StudyConfig(Config):
     start_with: tuple[dict[str, Any], ...] = ()
     """Points to try first; the sampler chooses the rest."""
     trials: int = Field(8, ge=1)
+    budget: BudgetConfig | None = None
+    """What all trials together may spend."""
     concurrent: int = Field(2, ge=1)
     """Trials at a time; each takes ``recipe.workers.cpus_each`` CPUs."""
     report_every_steps: int = Field(25, ge=1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foundation.records import Recorder
+from foundation.records import Recorder, Tail
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Trial:
     """One for each worker that it reported from."""
     traceback: str = ""
     mlflow_run: str | None = None
+    is_cut: bool = False
+    """Whether it was stopped because the study's budget was spent."""
     mode: str = "max"
     """Whether a high score is good, or a low one (``min``)."""
 
@@ -85,13 +87,13 @@ class Trial:
 
     @property
     def state(self) -> str:
-        """``finished`` (full budget), ``stopped`` (by the scheduler), ``failed``, or ``unfinished``."""
+        """``finished`` (all its steps), ``stopped`` (by the scheduler, or for want of budget), ``failed``, or ``unfinished``."""
         if self.cause is not None:
             return "failed"
         if not self.reports:
             return "unfinished"
         last = self.reports[-1]
-        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on else "stopped"
+        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on and not self.is_cut else "stopped"
 
 
 _WRITING = threading.Lock()
@@ -110,6 +112,10 @@ class Record:
     def reported(self, number: int, score: float, figures: Mapping[str, Any], *, goes_on: bool) -> None:
         """A trial reported, and the scheduler decided."""
         self._write("report", number=number, score=score, goes_on=goes_on, **figures)
+
+    def cut(self, number: int) -> None:
+        """A trial is stopped after its report, because the study's budget is spent."""
+        self._write("cut", number=number)
 
     def restarted(self, number: int, cause: str) -> None:
         """A trial lost its worker, or the study its driver."""
@@ -130,16 +136,38 @@ class Record:
             recorder.close()
 
 
+class Story:
+    """The record as it grows: what is known of each trial by now, each row read once.
+
+    Args:
+        path: Of the record.
+        mode: The study's.
+    """
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._tail, self._mode = Tail(path), mode
+        self._trials: dict[int, Trial] = {}
+
+    def trials(self) -> Mapping[int, Trial]:
+        """By number."""
+        _fold(self._trials, self._tail.rows(), self._mode)
+        return self._trials
+
+
 def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
     """Trials by number, from the record's rows; ``mode`` is the study's."""
     found: dict[int, Trial] = {}
+    _fold(found, rows, mode)
+    return found
+
+
+def _fold(trials: dict[int, Trial], rows: Iterable[Mapping[str, Any]], mode: str) -> None:
     for row in rows:
         number = row.get("number")
         if row["event"] == "trial":
-            found[row["number"]] = Trial(row["number"], row["sampled"], mode=mode)
-        elif number in found:
-            found[number] = _with_row(found[number], row)
-    return found
+            trials[row["number"]] = Trial(row["number"], row["sampled"], mode=mode)
+        elif number in trials:
+            trials[number] = _with_row(trials[number], row)
 
 
 def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
@@ -148,6 +176,8 @@ def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
             figures = {name: value for name, value in row.items() if name not in ("event", "time", "number", "score", "goes_on")}
             report = Report(row["step"], row["score"], figures, row["goes_on"], row["time"])
             return replace(trial, reports=(*trial.reports, report), spans=_spans(trial, row))
+        case "cut":
+            return replace(trial, is_cut=True)
         case "restart":
             return replace(trial, restarts=trial.restarts + 1)
         case "failed":

@@ -10,8 +10,9 @@ from cluster.background import Background
 from foundation.errors import RunError
 from training.runs import TOKENS_FOLDER
 from tuning import studies
+from tuning.budget import is_spent
 from tuning.config import StudyConfig
-from tuning.record import Record, Trial
+from tuning.record import Record, Story, Trial
 from tuning.scheduling import Rule, Scheduler
 from tuning.searching import Start, StudySearch, open_storage, reconcile
 from tuning.trial import run_trial
@@ -44,6 +45,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     count = len(waiting) + config.trials - len(trials)
     if not count:
         return
+    story = Story(record.path, plan.mode)
     rule = Rule(config.scheduler, plan.mode)
     rule.replay(found.rows)
     trainable = tune.with_parameters(
@@ -62,8 +64,8 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             num_samples=count,
             max_concurrent_trials=config.concurrent,
             reuse_actors=True,  # the next trial finds torch and transformers loaded
-            search_alg=StudySearch(storage, config, waiting, record, metric=plan.metric, mode=plan.mode),
-            scheduler=Scheduler(rule, record, plan.metric),
+            search_alg=StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
+            scheduler=Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
             trial_dirname_creator=_folder_of,
             trial_name_creator=_folder_of,
         ),
@@ -72,7 +74,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             storage_path=str(folder),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=config.recipe.workers.max_failures),
-            callbacks=[Watch(config.trials, trials, record, plan.metric, plan.mode)],
+            callbacks=[Watch(config, story, record, plan.metric, plan.mode)],
             verbose=0,
         ),
     )

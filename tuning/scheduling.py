@@ -7,7 +7,7 @@ the record's reports in their order, and knows what it knew.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
@@ -88,11 +88,12 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         rule: Decides.
         record: Is told every report, and what was decided.
         metric: The score's name in a report.
+        is_spent: Whether the study's budget is spent; then every trial is stopped at its report.
     """
 
-    def __init__(self, rule: Rule, record: Record, metric: str) -> None:
+    def __init__(self, rule: Rule, record: Record, metric: str, is_spent: Callable[[], bool]) -> None:
         super().__init__()
-        self._rule, self._record, self._name = rule, record, metric
+        self._rule, self._record, self._name, self._is_spent = rule, record, metric, is_spent
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Tune offers them; the rule has them."""
@@ -107,4 +108,7 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         score = result[self._name]
         goes_on = self._rule.goes_on(number, result[_STEP], score)
         self._record.reported(number, score, {name: result[name] for name in result[NAMES]}, goes_on=goes_on)
+        if goes_on and self._is_spent():
+            self._record.cut(number)
+            goes_on = False
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)

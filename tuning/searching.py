@@ -16,9 +16,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from foundation.progress import say
-from foundation.records import read_rows
+from tuning.budget import is_spent
 from tuning.config import SamplerConfig, StudyConfig
-from tuning.record import Record, Trial, trials_of
+from tuning.record import Record, Story, Trial
 from tuning.space import draw, first_points, new_sampler
 
 
@@ -96,24 +96,35 @@ class StudySearch(Searcher):  # type: ignore[misc]
         config: The study's.
         waiting: Trials to go on with first.
         record: Of the study.
+        story: What its record tells.
         metric: That trials are told by.
         mode: ``max`` or ``min``.
     """
 
     def __init__(
-        self, study: optuna.Study, config: StudyConfig, waiting: Sequence[Start], record: Record, *, metric: str, mode: str
+        self,
+        study: optuna.Study,
+        config: StudyConfig,
+        waiting: Sequence[Start],
+        record: Record,
+        story: Story,
+        *,
+        metric: str,
+        mode: str,
     ) -> None:
         super().__init__(metric=metric, mode=mode)
-        self._study, self._config, self._record = study, config, record
+        self._study, self._config, self._record, self._story = study, config, record, story
         self._waiting = [*waiting]
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The next trial."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial; none when the budget is spent."""
         if self._waiting:
             start = self._waiting.pop(0)
             begins = f"goes on from step {start.reported_step}" if start.checkpoint else "begins again"
             say(f"tune: trial {start.number} {begins}")
+        elif is_spent(self._story.trials().values(), self._config):
+            return str(Searcher.FINISHED)
         else:
             start = Start(*ask(self._study, self._config))
             self._record.begun(start.number, start.sampled)
@@ -126,7 +137,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial ended; what it reached is in the record, earlier workers' reports among it."""
         number = self._numbers[trial_id]
-        trial = trials_of(read_rows(self._record.path), self.mode)[number]
+        trial = self._story.trials()[number]
         tell(self._study, number, None if error or trial.cause else trial.score)
 
     def save(self, checkpoint_path: str) -> None:

@@ -21,6 +21,7 @@ from foundation.home import home
 from foundation.records import read_rows
 from training.checkpoint import Checkpoint, first_whole
 from training.resuming import differing
+from tuning.budget import is_spent, limits_told, spent
 from tuning.config import StudyConfig
 from tuning.record import Trial, trials_of
 
@@ -108,7 +109,8 @@ def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) 
         raise ConfigError(
             f"--resume: {study.study_id}: is still running (process {study.about['pid']} on {study.about['host']}); wait for it, or stop it"
         )
-    telling = {key: change for key, change in differing(study.plan["config"], plan["config"]).items() if key not in _FREE}
+    changed = differing(study.plan["config"], plan["config"])
+    telling = {key: change for key, change in changed.items() if key not in _FREE and key.partition(".")[0] != "budget"}
     for what, name in (("an encoder's folder", "locations"), ("the data's fingerprint", "data_fingerprint")):
         if study.plan[name] != plan[name]:
             telling[what] = (study.plan[name], plan[name])
@@ -120,6 +122,9 @@ def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) 
     begun = len(study.trials)
     if config.trials < begun:
         raise ConfigError(f"--resume: {study.study_id}: trials is {config.trials}, and {begun} were begun; give at least as many")
+    if study.state == "finished" and config.budget and is_spent(study.trials.values(), config):
+        used = limits_told(spent(study.trials.values(), config), config.budget)
+        raise ConfigError(f"--resume: {study.study_id}: its budget is spent ({used}); to go on, raise the limit of budget that is")
     if study.state == "finished" and config.trials == begun:
         raise ConfigError(f"--resume: {study.study_id}: has finished its {begun} trials; to go on, ask for more: trials={2 * begun}")
 

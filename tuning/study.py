@@ -36,6 +36,7 @@ from training.planning import (
 )
 from training.runs import TOKENS_FOLDER
 from tuning import studies
+from tuning.budget import Spent, is_spent, limits_told, spent
 from tuning.config import ChoiceDimension, StudyConfig
 from tuning.figures import short
 from tuning.record import Record, Trial
@@ -68,7 +69,7 @@ class StudyPlan:
     cpus: float
     """At once."""
     steps_at_most: int
-    """Optimiser steps if no trial were stopped."""
+    """Optimiser steps if the scheduler stopped no trial."""
     rungs: tuple[int, ...]
     """Steps at which trials are compared, and some stopped."""
     data_fingerprint: str
@@ -122,6 +123,8 @@ class StudyResult:
     mode: str
     seconds: float
     """Of this command."""
+    spent: Spent
+    """By all trials."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of the labelled rows warned of."""
 
@@ -169,7 +172,7 @@ def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Stu
         metric=config.recipe.score,
         mode=config.recipe.score_order,
         cpus=config.concurrent * config.recipe.workers.cpus_each,
-        steps_at_most=steps * config.trials,
+        steps_at_most=_steps_at_most(config, steps),
         rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
         data_fingerprint=data.fingerprint,
         findings=tuple(finding.as_json() for finding in findings),
@@ -179,6 +182,12 @@ def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Stu
     check_resumable(resumes, config, plan.as_json())
     unfinished = {number: trial.step for number, trial in resumes.trials.items() if trial.state == "unfinished"}
     return replace(plan, resumes=Resumption(len(resumes.trials) - len(unfinished), unfinished))
+
+
+def _steps_at_most(config: StudyConfig, steps: int) -> int:
+    limit = config.budget.steps if config.budget else None
+    # When it is spent, each trial that runs goes on to its next report.
+    return min(steps * config.trials, limit + config.concurrent * config.report_every_steps if limit else steps * config.trials)
 
 
 def study_bytes(parameters: int, config: StudyConfig) -> int:
@@ -223,6 +232,9 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
             running.search(plan, config, folder)
         outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
         write_json(folder / studies.RESULT_FILE, outcome.as_json())
+        if config.budget and is_spent(studies.open_study(str(folder)).trials.values(), config):
+            used, count = limits_told(outcome.spent, config.budget), len(outcome.trials)
+            say(f"tune: the budget is spent ({used}), and {count} of {config.trials} trials were begun")
         shutil.rmtree(folder / TOKENS_FOLDER, ignore_errors=True)
         state = "finished"
     except KeyboardInterrupt:
@@ -264,6 +276,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         metric=plan.metric,
         mode=plan.mode,
         seconds=seconds,
+        spent=spent(trials, config),
         findings=plan.findings,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from ray.tune import Callback
 
 from foundation.errors import first_line
 from foundation.progress import duration, say
-from tuning.record import Record, Trial
+from tuning.budget import share, spent
+from tuning.config import StudyConfig
+from tuning.record import Record, Story
 from tuning.trial import FAILED
 
 
@@ -19,19 +20,20 @@ class Watch(Callback):  # type: ignore[misc]
     """Prints progress, and writes restarts and failures that only Tune sees into the record.
 
     Args:
-        trials: How many the study has.
-        known: Those of earlier attempts.
+        config: The study's.
+        story: What its record tells, trials of earlier attempts among it.
         record: Of the study.
         metric: Shown.
         mode: ``max`` or ``min``.
     """
 
-    def __init__(self, trials: int, known: Mapping[int, Trial], record: Record, metric: str, mode: str) -> None:
-        self._trials, self._record, self._metric = trials, record, metric
+    def __init__(self, config: StudyConfig, story: Story, record: Record, metric: str, mode: str) -> None:
+        self._config, self._story, self._record, self._metric = config, story, record, metric
         self._better = max if mode == "max" else min
-        ended = [trial for trial in known.values() if trial.state != "unfinished"]
-        self._before = self._done = len(ended)
-        scores = [report.score for trial in known.values() for report in trial.reports]
+        known = story.trials().values()
+        self._before = self._done = len([trial for trial in known if trial.state != "unfinished"])
+        self._share_before = self._share()
+        scores = [report.score for trial in known for report in trial.reports]
         self._best: float | None = self._better(scores) if scores else None
         self._began = time.monotonic()
 
@@ -41,7 +43,8 @@ class Watch(Callback):  # type: ignore[misc]
         if score is None:  # it tells that it failed
             return
         self._best = score if self._best is None else self._better(self._best, score)
-        say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}")
+        of_budget = f"  budget {self._share():.0%}" if self._config.budget else ""
+        say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}{of_budget}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial lost its worker, and begins again from its last checkpoint."""
@@ -62,9 +65,14 @@ class Watch(Callback):  # type: ignore[misc]
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1
-        elapsed = time.monotonic() - self._began
-        left = elapsed / (self._done - self._before) * (self._trials - self._done)
-        say(f"tune: {_named(trial)} {how}: {self._done}/{self._trials} trials, about {duration(left)} left")
+        elapsed, trials = time.monotonic() - self._began, self._config.trials
+        left = elapsed / (self._done - self._before) * (trials - self._done)
+        if (done := self._share() - self._share_before) > 0:
+            left = min(left, elapsed / done * max(0.0, 1 - self._share()))
+        say(f"tune: {_named(trial)} {how}: {self._done}/{trials} trials, about {duration(left)} left")
+
+    def _share(self) -> float:
+        return share(spent(self._story.trials().values(), self._config), self._config.budget)
 
 
 def _named(trial: Any) -> str:

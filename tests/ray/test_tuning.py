@@ -122,6 +122,22 @@ def test_a_grid_is_tried_whole_and_a_trial_below_the_median_is_stopped(cli: Cli,
     assert_no_processes(raybert_home)
 
 
+def test_a_study_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(cli: Cli, raybert_home: Path, tmp_path: Path) -> None:
+    encoder = str(make_encoder(tmp_path / "encoder"))
+    file = study(tmp_path, [encoder, encoder])
+    more = ["trials=20", "concurrent=1", "scheduler={kind: none, max_steps: 24}"]
+    ran = cli("tune", "-c", file, "--name", "b", *more, "budget={steps: 32}", "--json", timeout_s=120)
+    assert ran.exit_code == 0, ran.err
+    assert ran.json["spent"]["steps"] == 32
+    assert [(trial["state"], trial["step"]) for trial in ran.json["trials"]] == [("finished", 24), ("stopped", 8)]
+    assert "budget 100%" in ran.err
+    assert "the budget is spent (steps 32 of 32), and 2 of 20 trials were begun" in ran.err
+    again = cli("tune", "--resume", "b", "budget.steps=40", "--json", timeout_s=120)
+    assert again.exit_code == 0, again.err
+    assert [(trial["state"], trial["step"]) for trial in again.json["trials"]] == [("finished", 24), ("stopped", 8), ("stopped", 8)]
+    assert_no_processes(raybert_home)
+
+
 def test_a_study_that_loses_a_worker_and_its_driver_goes_on_as_if_nothing_had_happened(
     cli: Cli, raybert_home: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from foundation.config import parse
 from foundation.records import read_rows
 from tuning.config import StudyConfig
-from tuning.record import Record, Trial, trials_of
+from tuning.record import Record, Story, Trial, trials_of
 from tuning.searching import Start, StudySearch, ask, open_storage, reconcile, tell
 
 SPACE: dict[str, Any] = {
@@ -84,7 +84,8 @@ def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) 
     study_of = opened(tmp_path, config)
     number, point = ask(study_of, config)
     record.begun(number, point)
-    search = StudySearch(study_of, config, [Start(number, point, "folder", 8)], record, metric="accuracy", mode="max")
+    story = Story(record.path, "max")
+    search = StudySearch(study_of, config, [Start(number, point, "folder", 8)], record, story, metric="accuracy", mode="max")
     first, second, third = (search.suggest(name) for name in "abc")
     assert first == {"number": 0, "sampled": point, "checkpoint": "folder", "reported_step": 8}
     assert (second["number"], second["checkpoint"], second["reported_step"]) == (1, None, 0)
@@ -99,6 +100,22 @@ def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) 
     assert study_of.best_value == 0.5
     # The one that goes on was recorded when it began.
     assert [row["number"] for row in read_rows(tmp_path / "study.jsonl") if row["event"] == "trial"] == [0, 1, 2]
+
+
+def test_no_trial_begins_when_the_budget_is_spent_and_those_that_go_on_do(tmp_path: Path) -> None:
+    config = study("random", budget={"steps": 16})
+    record = Record(tmp_path / "study.jsonl")
+    study_of = opened(tmp_path, config)
+    story = Story(record.path, "max")
+    search = StudySearch(study_of, config, [], record, story, metric="accuracy", mode="max")
+    assert search.suggest("a")["number"] == 0
+    record.reported(0, 0.5, {"step": 8, "steps": 32, "trial_seconds": 1.0, "worker": "a:1"}, goes_on=True)
+    assert search.suggest("b")["number"] == 1
+    record.reported(1, 0.5, {"step": 8, "steps": 32, "trial_seconds": 1.0, "worker": "a:2"}, goes_on=True)
+    assert search.suggest("c") == StudySearch.FINISHED
+    assert len(study_of.get_trials()) == 2
+    waiting = [Start(1, {}, "folder", 8)]
+    assert StudySearch(study_of, config, waiting, record, story, metric="accuracy", mode="max").suggest("a")["number"] == 1
 
 
 def test_first_points_that_were_not_all_kept_when_the_process_went_are_kept_the_next_time(tmp_path: Path) -> None:

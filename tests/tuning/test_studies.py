@@ -105,6 +105,15 @@ def test_a_study_that_is_driven_is_refused_and_a_finished_one_unless_more_trials
     assert go_on(config).resumes is not None
 
 
+def test_a_budget_may_be_raised_and_has_to_be_when_a_finished_study_has_spent_it(config: StudyConfig) -> None:
+    folder = left_study(config)
+    assert go_on(config, budget={"steps": 8}).resumes is not None  # its driver went, and it has no result yet
+    driving.end(folder / studies.STUDY_FILE, "finished")
+    with pytest.raises(ConfigError, match=r"left: its budget is spent \(steps 16 of 8\); to go on, raise"):
+        go_on(config, budget={"steps": 8})
+    assert go_on(config, budget={"steps": 80}).resumes is not None
+
+
 def test_a_study_that_is_not_there_is_told_with_those_that_are(config: StudyConfig) -> None:
     left_study(config)
     with pytest.raises(DataError, match=f"other: no such study in {home().runs}; there are: left"):
