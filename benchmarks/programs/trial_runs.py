@@ -1,11 +1,14 @@
-"""Trials of ``tune_overhead`` without raybert's tuning: the same training, two at once, in plain processes or nested in Ray Tune.
+"""Trials without raybert's tuning: the same training in plain processes, nested in Ray Tune, or searched by Optuna.
 
-Argument: JSON with ``mode``, ``recipe``, ``encoder`` (folder), ``rates``, ``steps``, ``every`` (steps between evaluations), ``folder``.
+Argument: JSON with ``mode``, ``recipe``, ``encoder`` (folder), ``steps``, ``every`` (steps between evaluations), ``folder``.
 
-- ``plain``: this process trains its share of the rates one after the other, and imports once.
-- ``nested``: as Ray's documentation shows it, a Tune trial that runs a ``TorchTrainer`` of one worker, which reports to Tune.
+- ``plain``: this process trains its share of ``rates`` one after the other, and imports once.
+- ``nested``: as Ray's documentation shows it, a Tune trial for each of ``rates`` that runs a ``TorchTrainer`` of one worker, which reports
+  to Tune.
+- ``optuna``: this process is one of those that share an Optuna study, with TPE and successive halving, until the steps of ``study``'s
+  budget are spent.
 
-Prints the seconds from each trial's beginning to its first step.
+The first two print the seconds from each trial's beginning to its first step, the last one what the study found.
 """
 
 from __future__ import annotations
@@ -19,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 
-def train_once(spec: Mapping[str, Any], rate: float, began: float, report: Callable[[Any, dict[str, float]], None]) -> float:
+def train_once(
+    spec: Mapping[str, Any], sampled: Mapping[str, Any], began: float, report: Callable[[Any, int, dict[str, float]], None]
+) -> float:
     """Train one trial.
 
     Args:
         spec: The program's argument.
-        rate: Peak learning rate.
+        sampled: Dotted key of the recipe to value.
         began: Unix seconds at which the trial began.
-        report: Takes the engine and its metrics, each few steps.
+        report: Takes the engine, the steps done and its metrics, each few steps.
 
     Returns: Seconds until the first step.
     """
@@ -42,14 +47,14 @@ def train_once(spec: Mapping[str, Any], rate: float, began: float, report: Calla
     from training.workload import limits_of
 
     torch.set_num_threads(1)
-    recipe = with_values(FinetuneConfig.model_validate(spec["recipe"]), {"schedule.peak_lr": rate}, where="rate")
+    recipe = with_values(FinetuneConfig.model_validate(spec["recipe"]), sampled, where="sampled values")
     decisions = decide(probe_cpu(), recipe)
     keeper = Keeper(Path(spec["folder"]) / "tokens")
     assembly = assemble(recipe, spec["encoder"], attention=decisions.attention.value, keeper=keeper)
     engine = torch_engine(assembly, recipe, decisions, device=torch.device("cpu"), checkpoint=None)
 
-    def tell(_: StepReport) -> None:
-        report(engine, evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention)))
+    def tell(step: StepReport) -> None:
+        report(engine, step.step + 1, evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention)))
 
     steps = min(spec["steps"], assembly.steps)
     waited = time.time() - began
@@ -68,7 +73,7 @@ def train_once(spec: Mapping[str, Any], rate: float, began: float, report: Calla
 
 def plain(spec: Mapping[str, Any]) -> list[float]:
     """One after the other."""
-    return [train_once(spec, rate, time.time(), lambda engine, metrics: None) for rate in spec["rates"]]
+    return [train_once(spec, {"schedule.peak_lr": rate}, time.time(), lambda engine, step, metrics: None) for rate in spec["rates"]]
 
 
 def nested(spec: Mapping[str, Any]) -> list[float]:
@@ -82,14 +87,14 @@ def nested(spec: Mapping[str, Any]) -> list[float]:
     folder = Path(spec["folder"])
 
     def worker(given: dict[str, Any]) -> None:
-        def report(engine: Any, metrics: dict[str, float]) -> None:
+        def report(engine: Any, step: int, metrics: dict[str, float]) -> None:
             import torch
 
             with tempfile.TemporaryDirectory() as held:
                 torch.save(engine.model.state_dict(), Path(held) / "model.pt")
                 ray_train.report(metrics, checkpoint=ray_train.Checkpoint.from_directory(held))
 
-        waited = train_once(spec, given["rate"], given["began"], report)
+        waited = train_once(spec, {"schedule.peak_lr": given["rate"]}, given["began"], report)
         (folder / f"start-{given['rate']!r}").write_text(repr(waited), encoding="utf-8")
 
     def trial(config: dict[str, Any]) -> None:
@@ -112,6 +117,60 @@ def nested(spec: Mapping[str, Any]) -> list[float]:
     return [float((folder / f"start-{rate!r}").read_text(encoding="utf-8")) for rate in spec["rates"]]
 
 
+def optuna_search(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Until the steps are spent; they are counted as ours are, by the trials' last reports."""
+    import optuna
+
+    space, most = spec["study"]["space"], spec["study"]["budget"]["steps"]
+
+    def reached(trial: Any) -> int:
+        return max(trial.intermediate_values, default=0)
+
+    def objective(trial: Any) -> float:
+        sampled = {
+            key: trial.suggest_float(key, it["low"], it["high"], log=True)
+            if it["kind"] == "log_uniform"
+            else trial.suggest_categorical(key, it["values"])
+            for key, it in space.items()
+        }
+        scores = []
+
+        def report(engine: Any, step: int, metrics: dict[str, float]) -> None:
+            scores.append(metrics["accuracy"])
+            trial.report(scores[-1], step)
+            if sum(reached(other) for other in study.get_trials(deepcopy=False)) >= most:
+                study.stop()
+                raise optuna.TrialPruned
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        train_once(spec, sampled, time.time(), report)
+        return max(scores)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.load_study(
+        storage=f"sqlite:///{spec['folder']}/optuna.db",
+        study_name="peer",
+        sampler=optuna.samplers.TPESampler(seed=1000 * spec["seed"] + spec["worker"], n_startup_trials=spec["first_random"]),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=spec["every"], reduction_factor=spec["factor"]),
+    )
+    study.optimize(objective)
+    trials = study.get_trials(deepcopy=False)
+    told = [
+        {
+            "sampled": trial.params,
+            "step": reached(trial),
+            "score": max(trial.intermediate_values.values(), default=None),
+            "state": trial.state.name,
+        }
+        for trial in trials
+    ]
+    return {"best": max(trial["score"] or 0.0 for trial in told), "steps": sum(trial["step"] for trial in told), "trials": told}
+
+
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    print(json.dumps({"starts": (plain if asked["mode"] == "plain" else nested)(asked)}))
+    if asked["mode"] == "optuna":
+        print(json.dumps(optuna_search(asked)))
+    else:
+        print(json.dumps({"starts": (plain if asked["mode"] == "plain" else nested)(asked)}))
