@@ -91,7 +91,7 @@ class Bench:
 
     def model_folder(self, recipe: Recipe, stages: int | None = None) -> str:
         """A REF of a recipe's model after so many stages (None: all). Where its answer was kept without it, it is made again, in as many
-        steps: on this kind of machine it is the same model."""
+        steps: on this kind of machine it is the same model but for rounding."""
         stages = len(recipe.stages) if stages is None else stages
         if not stages and recipe.start == "minilm":
             return TOKENIZER

@@ -207,6 +207,15 @@ class BudgetConfig(Config):
         return self
 
 
+class RepeatConfig(Config):
+    """Train the best trials once more with other seeds: the best of many scores flatters, and may be no better than the next."""
+
+    top: int = Field(3, ge=1)
+    """Trials."""
+    seeds: int = Field(3, ge=2)
+    """For each: those after the recipe's own."""
+
+
 class StudyConfig(Config):
     """A study."""
 
@@ -222,6 +231,8 @@ class StudyConfig(Config):
     trials: int = Field(8, ge=1)
     budget: BudgetConfig | None = None
     """What all trials together may spend."""
+    repeat: RepeatConfig | None = None
+    """After the search, and beyond its budget; the winner is the trial with the best mean."""
     concurrent: int = Field(2, ge=1)
     """Trials at a time; each takes ``recipe.workers.cpus_each`` CPUs."""
     report_every_steps: int = Field(25, ge=1)
@@ -260,6 +271,12 @@ class StudyConfig(Config):
             size = math.prod(len(dimension.points or ()) for dimension in self.space.values())
             if self.trials > size:
                 raise ValueError(f"trials is {self.trials}, the grid has {size} points; lower trials")
+        return self
+
+    @model_validator(mode="after")
+    def _repeats_have_seeds(self) -> Self:
+        if self.repeat and "seed" in self.space:
+            raise ValueError("repeat: trains winners with other seeds, and seed is a key of space; leave one of them out")
         return self
 
     @model_validator(mode="after")

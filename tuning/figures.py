@@ -11,6 +11,7 @@ import numpy as np
 
 from tuning.config import ChoiceDimension, StudyConfig
 from tuning.record import Trial
+from tuning.repeats import Repeated
 from tuning.space import draw
 
 if TYPE_CHECKING:
@@ -216,6 +217,32 @@ def score_by_cost(trials: Sequence[Trial], parameters: Mapping[str, int], defaul
         ],
     )
     return go.Figure(dots).update_layout(xaxis_title="seconds of training", yaxis_title=metric)
+
+
+def repeated_scores(repeated: Sequence[Repeated], metric: str) -> go.Figure:
+    """Scores of trials with other seeds, and where the mean of more of them would lie."""
+    import plotly.graph_objects as go
+
+    names = [f"trial {item.trial}" for item in repeated]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=names,
+        y=[item.mean for item in repeated],
+        error_y={"array": [(item.high or item.mean) - item.mean for item in repeated]},
+        mode="markers",
+        name="mean, 95 %",
+        marker={"color": STATES["finished"], "size": 11},
+    )
+    each = [(name, seed, score) for name, item in zip(names, repeated, strict=True) for seed, score in item.scores.items()]
+    figure.add_scatter(
+        x=[name for name, _, _ in each],
+        y=[score for _, _, score in each],
+        mode="markers",
+        name="one seed",
+        hovertext=[f"seed {seed}" for _, seed, _ in each],
+        marker={"color": STATES["unfinished"], "symbol": "line-ew-open", "size": 16},
+    )
+    return figure.update_layout(yaxis_title=metric)
 
 
 def timeline(trials: Sequence[Trial]) -> go.Figure:

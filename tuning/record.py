@@ -58,6 +58,8 @@ class Trial:
     """One for each worker that it reported from."""
     traceback: str = ""
     mlflow_run: str | None = None
+    seed: int | None = None
+    """Of a winner that is trained once more; None for the search's own trials."""
     is_cut: bool = False
     """Whether it was stopped because the study's budget was spent."""
     mode: str = "max"
@@ -96,7 +98,14 @@ class Trial:
         return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on and not self.is_cut else "stopped"
 
 
+def named(number: int, seed: int | None) -> str:
+    """A trial, for people."""
+    return f"trial {number}" if seed is None else f"trial {number} with seed {seed}"
+
+
 _WRITING = threading.Lock()
+# Names in a report's row that are no figures.
+_OWN = frozenset({"event", "time", "number", "seed", "score", "goes_on"})
 
 
 class Record:
@@ -105,35 +114,39 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begun(self, number: int, sampled: Mapping[str, Any]) -> None:
+    def begun(self, number: int, sampled: Mapping[str, Any], seed: int | None = None) -> None:
         """A trial has its hyperparameters."""
-        self._write("trial", number=number, sampled=dict(sampled))
+        self._write("trial", number, seed, sampled=dict(sampled))
 
-    def reported(self, number: int, score: float, figures: Mapping[str, Any], *, goes_on: bool) -> None:
+    def reported(self, number: int, score: float, figures: Mapping[str, Any], *, goes_on: bool, seed: int | None = None) -> None:
         """A trial reported, and the scheduler decided."""
-        self._write("report", number=number, score=score, goes_on=goes_on, **figures)
+        self._write("report", number, seed, score=score, goes_on=goes_on, **figures)
 
     def cut(self, number: int) -> None:
         """A trial is stopped after its report, because the study's budget is spent."""
-        self._write("cut", number=number)
+        self._write("cut", number, None)
 
-    def restarted(self, number: int, cause: str) -> None:
+    def restarted(self, number: int, cause: str, seed: int | None = None) -> None:
         """A trial lost its worker, or the study its driver."""
-        self._write("restart", number=number, cause=cause)
+        self._write("restart", number, seed, cause=cause)
 
-    def failed(self, number: int, cause: str, **figures: Any) -> None:
+    def failed(self, number: int, cause: str, seed: int | None = None, **figures: Any) -> None:
         """A trial failed for good; ``figures`` are its traceback, worker and seconds, where it could tell them."""
-        self._write("failed", number=number, cause=cause, **figures)
+        self._write("failed", number, seed, cause=cause, **figures)
 
-    def logged(self, number: int, mlflow_run: str) -> None:
+    def logged(self, number: int, mlflow_run: str, seed: int | None = None) -> None:
         """A trial that has ended is in MLflow."""
-        self._write("logged", number=number, mlflow_run=mlflow_run)
+        self._write("logged", number, seed, mlflow_run=mlflow_run)
 
-    def _write(self, event: str, **values: Any) -> None:
+    def _write(self, event: str, number: int, seed: int | None, **values: Any) -> None:
+        of_seed = {} if seed is None else {"seed": seed}
         with _WRITING:
             recorder = Recorder(self.path)
-            recorder.write(event, **values)
+            recorder.write(event, number=number, **of_seed, **values)
             recorder.close()
+
+
+_Known = dict[tuple[int, int | None], Trial]
 
 
 class Story:
@@ -146,34 +159,56 @@ class Story:
 
     def __init__(self, path: Path, mode: str) -> None:
         self._tail, self._mode = Tail(path), mode
-        self._trials: dict[int, Trial] = {}
+        self._known: _Known = {}
 
-    def trials(self) -> Mapping[int, Trial]:
-        """By number."""
-        _fold(self._trials, self._tail.rows(), self._mode)
-        return self._trials
+    def trials(self) -> dict[int, Trial]:
+        """The search's, by number."""
+        return _of_search(self._read())
+
+    def repeats(self) -> dict[tuple[int, int], Trial]:
+        """Winners that were trained once more, by number and seed."""
+        return _of_repeats(self._read())
+
+    def _read(self) -> _Known:
+        _fold(self._known, self._tail.rows(), self._mode)
+        return self._known
 
 
 def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
-    """Trials by number, from the record's rows; ``mode`` is the study's."""
-    found: dict[int, Trial] = {}
-    _fold(found, rows, mode)
-    return found
+    """The search's trials by number, from the record's rows; ``mode`` is the study's."""
+    known: _Known = {}
+    _fold(known, rows, mode)
+    return _of_search(known)
 
 
-def _fold(trials: dict[int, Trial], rows: Iterable[Mapping[str, Any]], mode: str) -> None:
+def repeats_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[tuple[int, int], Trial]:
+    """Winners that were trained once more, by number and seed, from the record's rows."""
+    known: _Known = {}
+    _fold(known, rows, mode)
+    return _of_repeats(known)
+
+
+def _of_search(known: _Known) -> dict[int, Trial]:
+    return {number: trial for (number, seed), trial in known.items() if seed is None}
+
+
+def _of_repeats(known: _Known) -> dict[tuple[int, int], Trial]:
+    return {(number, seed): trial for (number, seed), trial in known.items() if seed is not None}
+
+
+def _fold(known: _Known, rows: Iterable[Mapping[str, Any]], mode: str) -> None:
     for row in rows:
-        number = row.get("number")
+        number, seed = row.get("number"), row.get("seed")
         if row["event"] == "trial":
-            trials[row["number"]] = Trial(row["number"], row["sampled"], mode=mode)
-        elif number in trials:
-            trials[number] = _with_row(trials[number], row)
+            known[row["number"], seed] = Trial(row["number"], row["sampled"], seed=seed, mode=mode)
+        elif number is not None and (number, seed) in known:
+            known[number, seed] = _with_row(known[number, seed], row)
 
 
 def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
     match row["event"]:
         case "report":
-            figures = {name: value for name, value in row.items() if name not in ("event", "time", "number", "score", "goes_on")}
+            figures = {name: value for name, value in row.items() if name not in _OWN}
             report = Report(row["step"], row["score"], figures, row["goes_on"], row["time"])
             return replace(trial, reports=(*trial.reports, report), spans=_spans(trial, row))
         case "cut":

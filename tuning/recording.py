@@ -15,7 +15,7 @@ from foundation.errors import first_line
 from foundation.registry import quiet_mlflow
 from training.recording import Curves, Recording, log_metrics
 from tuning import studies
-from tuning.record import Record, Trial
+from tuning.record import Record, Trial, named
 
 _STATUS = {"finished": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}  # MLflow's words; a stopped trial did what it was asked to
 _ENDS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -45,9 +45,10 @@ class StudyRuns:
         Raises:
             Exception: Whatever the store, its driver or the network raises; what was logged is written down.
         """
-        for trial in studies.open_study(str(self._folder)).trials.values():
+        study = studies.open_study(str(self._folder))
+        for trial in (*study.trials.values(), *study.repeats.values()):
             if trial.state != "unfinished" and trial.mlflow_run is None:
-                self._record.logged(trial.number, self._log(self._study(), trial))
+                self._record.logged(trial.number, self._log(self._study(), trial), trial.seed)
 
     def finish(self, state: str) -> None:
         """Close the study's run, if there is one."""
@@ -85,7 +86,9 @@ class StudyRuns:
             }
             if trial.cause:
                 tags["raybert.cause"] = first_line(trial.cause)
-            name = f"{self._folder.name}, trial {trial.number}"
+            if trial.seed is not None:
+                tags["raybert.seed"] = str(trial.seed)
+            name = f"{self._folder.name}, {named(trial.number, trial.seed)}"
             run = client.create_run(experiment, start_time=began, tags=tags, run_name=name)
             metrics = [
                 Metric(key, float(value), int(1000 * report.time), report.step)

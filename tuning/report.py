@@ -23,6 +23,7 @@ from training.planning import count_parameters
 from tuning import figures
 from tuning.config import StudyConfig
 from tuning.record import Trial
+from tuning.repeats import Repeated
 from tuning.studies import REPORT_FILE, Study, last_checkpoint
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "title": None, "height": 420, "width": None}
@@ -42,6 +43,7 @@ def page(study: Study) -> str:
     config = StudyConfig.model_validate(study.plan["config"])
     trials = [*study.trials.values()]
     body = [f"<script>{get_plotlyjs()}</script>", _head(study, config), _tiles(study, config, trials), _winner(study, trials)]
+    body += _repeated(study)
     body += _drawn(study, config, trials)
     body += [_trials(study, trials), _failures(trials)]
     body.append(f"<h2>Study</h2><pre>{escape(yaml.safe_dump(study.plan['config'], sort_keys=False, allow_unicode=True))}</pre>")
@@ -49,8 +51,8 @@ def page(study: Study) -> str:
 
 
 def as_csv(study: Study) -> str:
-    """A row for each trial: its hyperparameters, score and cost."""
-    trials = [*study.trials.values()]
+    """A row for each trial, and each repeat of one with another seed: its hyperparameters, score and cost."""
+    trials = [*study.trials.values(), *study.repeats.values()]
     keys = [*dict.fromkeys(key for trial in trials for key in trial.sampled)]
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
@@ -99,11 +101,33 @@ def _winner(study: Study, trials: Sequence[Trial]) -> str:
     rows = [(key, figures.short(value)) for key, value in best.sampled.items()]
     scored = sum(trial.score is not None for trial in trials)
     checkpoint = last_checkpoint(study.folder, best.number)
+    flatters = "" if study.repeated else ", so its own score flatters it"
     return (
         f"<h2>Winner</h2>{table(('hyperparameter', 'trial ' + str(best.number)), rows)}"
-        f"<p>The best of {scored} scores on the same validation rows, so its own score flatters it; the test rows have not been read."
+        f"<p>The best of {scored} scores on the same validation rows{flatters}; the test rows have not been read."
         f"{' Its checkpoint is ' + escape(str(checkpoint.folder)) + '.' if checkpoint else ''}</p>"
     )
+
+
+def _repeated(study: Study) -> list[str]:
+    if not study.repeated:
+        return []
+    rows = [(str(item.trial), *map(_score, (item.mean, item.low, item.high)), _by_seed(item), _against(item)) for item in study.repeated]
+    heads = ("trial", "mean", "95 % from", "to", "by seed", "against the best")
+    note = (
+        "The best trials trained once more with other seeds, which had no part in choosing them. The winner has the best mean; differences "
+        "are judged by a paired t-test at 5 %."
+    )
+    drawn = _figure("repeats", "With other seeds", figures.repeated_scores(study.repeated, study.plan["metric"]), note)
+    return [drawn, table(heads, rows, numbers=range(4))]
+
+
+def _by_seed(item: Repeated) -> str:
+    return ", ".join(f"{seed}: {score:.4f}" for seed, score in item.scores.items())
+
+
+def _against(item: Repeated) -> str:
+    return {None: "–", True: "worse", False: "not distinguishable"}[item.differs]
 
 
 def _drawn(study: Study, config: StudyConfig, trials: Sequence[Trial]) -> list[str]:

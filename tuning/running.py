@@ -1,4 +1,4 @@
-"""The trials of one attempt at a study, run by Ray Tune: those that go on, then new ones."""
+"""The trials of one attempt at a study, run by Ray Tune: those that go on, then new ones; at last the best with other seeds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.background import Background
 from foundation.errors import RunError
+from foundation.progress import say
 from training.runs import TOKENS_FOLDER
 from tuning import studies
-from tuning.budget import is_spent
-from tuning.config import StudyConfig
+from tuning.budget import is_spent, share, spent
+from tuning.config import NoScheduler, StudyConfig
 from tuning.record import Record, Story, Trial
 from tuning.scheduling import Rule, Scheduler
-from tuning.searching import Start, StudySearch, open_storage, reconcile
+from tuning.searching import Listed, Start, StudySearch, open_storage, reconcile
 from tuning.trial import run_trial
 from tuning.watching import Watch
 
@@ -28,13 +29,11 @@ _ENVIRONMENT = {
 
 
 def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
-    """Run what is left of a study.
+    """Run what is left of a study's search.
 
     Raises:
         RunError: Tune itself failed.
     """
-    from ray import tune
-
     found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
     trials = dict(found.trials)
     storage = open_storage(config.storage or f"sqlite:///{folder / studies.STORAGE_FILE}", plan.study_id, config, plan.mode)
@@ -48,6 +47,58 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     story = Story(record.path, plan.mode)
     rule = Rule(config.scheduler, plan.mode)
     rule.replay(found.rows)
+    share_spent = (lambda: share(spent(story.trials().values(), config), config.budget)) if config.budget else None
+    _tune(
+        plan,
+        config,
+        folder,
+        StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
+        Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
+        Watch(record, trials.values(), count=config.trials, metric=plan.metric, mode=plan.mode, spent=share_spent),
+        count=count,
+        attempt=studies.attempt_folder(found.attempts),
+    )
+
+
+def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
+    """Train the best trials with other seeds, those that have not been yet.
+
+    Raises:
+        RunError: Tune itself failed.
+    """
+    found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
+    asked = studies.waiting_repeats(found, config)
+    if not asked:
+        return
+    starts = []
+    for trial, seed in asked:
+        known = found.repeats.get((trial.number, seed))
+        sampled = {**trial.sampled, "seed": seed}
+        if known is None:
+            record.begun(trial.number, sampled, seed)
+            known = Trial(trial.number, sampled, seed=seed, mode=plan.mode)
+            starts.append(Start(trial.number, sampled, seed=seed, steps=trial.step))
+        else:
+            starts.append(_going_on(folder, known, record, steps=trial.step))
+    say(f"tune: {len({trial.number for trial, _ in asked})} trials are trained with other seeds, {len(starts)} trainings")
+    _tune(
+        plan,
+        config,
+        folder,
+        Listed(starts, metric=plan.metric, mode=plan.mode),
+        Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
+        Watch(record, (), count=len(starts), metric=plan.metric, mode=plan.mode),
+        count=len(starts),
+        attempt=studies.attempt_folder(found.attempts, repeats=True),
+    )
+    studies.remove_repeats(folder)
+
+
+def _tune(
+    plan: StudyPlan, config: StudyConfig, folder: Path, searcher: Any, scheduler: Any, watch: Watch, *, count: int, attempt: str
+) -> None:
+    from ray import tune
+
     trainable = tune.with_parameters(
         run_trial,
         base=plan.config["recipe"],
@@ -64,17 +115,17 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             num_samples=count,
             max_concurrent_trials=config.concurrent,
             reuse_actors=True,  # the next trial finds torch and transformers loaded
-            search_alg=StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
-            scheduler=Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
+            search_alg=searcher,
+            scheduler=scheduler,
             trial_dirname_creator=_folder_of,
             trial_name_creator=_folder_of,
         ),
         run_config=tune.RunConfig(
-            name=studies.attempt_folder(found.attempts),
+            name=attempt,
             storage_path=str(folder),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
             failure_config=tune.FailureConfig(max_failures=config.recipe.workers.max_failures),
-            callbacks=[Watch(config, story, record, plan.metric, plan.mode)],
+            callbacks=[watch],
             verbose=0,
         ),
     )
@@ -91,13 +142,14 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
                 os.environ.update({name: value} if value is not None else {})
 
 
-def _going_on(folder: Path, trial: Trial, record: Record) -> Start:
+def _going_on(folder: Path, trial: Trial, record: Record, *, steps: int | None = None) -> Start:
     """A trial that its driver left, from its last whole checkpoint; what else it wrote is removed."""
-    checkpoint = studies.last_checkpoint(folder, trial.number)
-    studies.remove_surplus(folder, trial.number, checkpoint)
-    record.restarted(trial.number, "the study's driver was gone")
-    return Start(trial.number, dict(trial.sampled), str(checkpoint.folder) if checkpoint else None, trial.step)
+    checkpoint = studies.last_checkpoint(folder, trial.number, trial.seed)
+    studies.remove_surplus(folder, trial.number, checkpoint, trial.seed)
+    record.restarted(trial.number, "the study's driver was gone", trial.seed)
+    place = str(checkpoint.folder) if checkpoint else None
+    return Start(trial.number, dict(trial.sampled), place, trial.step, trial.seed, steps)
 
 
 def _folder_of(trial: Any) -> str:
-    return studies.trial_folder(trial.config["number"])
+    return studies.trial_folder(trial.config["number"], trial.config["seed"])

@@ -43,9 +43,9 @@ class Rule:
         return bool(decision == TrialScheduler.CONTINUE)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in a record's reports."""
+        """Take in the search's reports of a record."""
         for row in rows:
-            if row["event"] == "report":
+            if row["event"] == "report" and "seed" not in row:
                 self.goes_on(row["number"], row["step"], row["score"])
 
 
@@ -101,13 +101,13 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """One report."""
-        number = trial.config["number"]
+        number, seed = trial.config["number"], trial.config["seed"]
         if FAILED in result:
-            self._record.failed(number, result[FAILED], **{name: result[name] for name in result[NAMES]})
+            self._record.failed(number, result[FAILED], seed, **{name: result[name] for name in result[NAMES]})
             return str(TrialScheduler.STOP)
         score = result[self._name]
         goes_on = self._rule.goes_on(number, result[_STEP], score)
-        self._record.reported(number, score, {name: result[name] for name in result[NAMES]}, goes_on=goes_on)
+        self._record.reported(number, score, {name: result[name] for name in result[NAMES]}, goes_on=goes_on, seed=seed)
         if goes_on and self._is_spent():
             self._record.cut(number)
             goes_on = False

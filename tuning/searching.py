@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from foundation.progress import say
 from tuning.budget import is_spent
 from tuning.config import SamplerConfig, StudyConfig
-from tuning.record import Record, Story, Trial
+from tuning.record import Record, Story, Trial, named
 from tuning.space import draw, first_points, new_sampler
 
 
@@ -32,6 +32,10 @@ class Start:
     """To go on from; None begins at step 0."""
     reported_step: int = 0
     """Of the last report that is known. A checkpoint of a later step has one that was lost."""
+    seed: int | None = None
+    """Of a winner that is trained once more."""
+    steps: int | None = None
+    """That it trains to; None: the scheduler's most."""
 
 
 def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:
@@ -88,8 +92,44 @@ def tell(study: optuna.Study, number: int, score: float | None) -> None:
         study.tell(number, score)
 
 
-class StudySearch(Searcher):  # type: ignore[misc]
-    """Hands Tune the trials of a study.
+class Listed(Searcher):  # type: ignore[misc]
+    """Hands Tune some trials, one after the other, and no more.
+
+    Args:
+        waiting: The trials.
+        metric: That trials are told by.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(self, waiting: Sequence[Start], *, metric: str, mode: str) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._waiting = [*waiting]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial."""
+        return self._next() if self._waiting else str(Searcher.FINISHED)
+
+    def _next(self) -> dict[str, Any]:
+        start = self._waiting.pop(0)
+        begins = f"goes on from step {start.reported_step}" if start.checkpoint else "begins" + " again" * (start.seed is None)
+        say(f"tune: {named(start.number, start.seed)} {begins}")
+        return asdict(start)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: the scheduler hears reports."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the record has it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: a study goes on from its record."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: a study goes on from its record."""
+
+
+class StudySearch(Listed):
+    """Hands Tune the trials of a study: those to go on with, then new ones from Optuna, which hears how they end.
 
     Args:
         study: Optuna's.
@@ -112,36 +152,25 @@ class StudySearch(Searcher):  # type: ignore[misc]
         metric: str,
         mode: str,
     ) -> None:
-        super().__init__(metric=metric, mode=mode)
+        super().__init__(waiting, metric=metric, mode=mode)
         self._study, self._config, self._record, self._story = study, config, record, story
-        self._waiting = [*waiting]
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial; none when the budget is spent."""
         if self._waiting:
-            start = self._waiting.pop(0)
-            begins = f"goes on from step {start.reported_step}" if start.checkpoint else "begins again"
-            say(f"tune: trial {start.number} {begins}")
+            given = self._next()
         elif is_spent(self._story.trials().values(), self._config):
             return str(Searcher.FINISHED)
         else:
             start = Start(*ask(self._study, self._config))
             self._record.begun(start.number, start.sampled)
-        self._numbers[trial_id] = start.number
-        return asdict(start)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: Optuna hears how trials end."""
+            given = asdict(start)
+        self._numbers[trial_id] = given["number"]
+        return given
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial ended; what it reached is in the record, earlier workers' reports among it."""
         number = self._numbers[trial_id]
         trial = self._story.trials()[number]
         tell(self._study, number, None if error or trial.cause else trial.score)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the storage has it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: a study goes on from its record."""

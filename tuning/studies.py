@@ -23,7 +23,8 @@ from training.checkpoint import Checkpoint, first_whole
 from training.resuming import differing
 from tuning.budget import is_spent, limits_told, spent
 from tuning.config import StudyConfig
-from tuning.record import Trial, trials_of
+from tuning.record import Trial, repeats_of, trials_of
+from tuning.repeats import Repeated, compare, wanted
 
 STUDY_FILE = "study.json"
 RECORD_FILE = "study.jsonl"
@@ -37,6 +38,7 @@ STORAGE_FILE = "optuna.db"
 _RECORDED = "attempts"
 _FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
 """Keys that may differ when a study is gone on with."""
+_FREE_BLOCKS = frozenset({"budget", "repeat"})
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,22 @@ class Study(Driven):
         """By number."""
         return trials_of(self.rows, self.plan["mode"])
 
+    @cached_property
+    def repeats(self) -> dict[tuple[int, int], Trial]:
+        """Of its best trials with other seeds, by number and seed."""
+        return repeats_of(self.rows, self.plan["mode"])
+
+    @cached_property
+    def repeated(self) -> tuple[Repeated, ...]:
+        """What repeats say, the best mean first."""
+        return compare(self.repeats, self.plan["mode"])
+
     @property
     def best(self) -> Trial | None:
-        """The trial with the best score so far, the earliest of equals; one that failed does not win."""
+        """The trial with the best mean of its repeats; without any, with the best score so far, the earliest of equals. One that failed
+        does not win."""
+        if self.repeated:
+            return self.trials[self.repeated[0].trial]
         sign = 1 if self.plan["mode"] == "max" else -1
         scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed"]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
@@ -110,7 +125,7 @@ def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) 
             f"--resume: {study.study_id}: is still running (process {study.about['pid']} on {study.about['host']}); wait for it, or stop it"
         )
     changed = differing(study.plan["config"], plan["config"])
-    telling = {key: change for key, change in changed.items() if key not in _FREE and key.partition(".")[0] != "budget"}
+    telling = {key: change for key, change in changed.items() if key not in _FREE and key.partition(".")[0] not in _FREE_BLOCKS}
     for what, name in (("an encoder's folder", "locations"), ("the data's fingerprint", "data_fingerprint")):
         if study.plan[name] != plan[name]:
             telling[what] = (study.plan[name], plan[name])
@@ -122,36 +137,51 @@ def check_resumable(study: Study, config: StudyConfig, plan: Mapping[str, Any]) 
     begun = len(study.trials)
     if config.trials < begun:
         raise ConfigError(f"--resume: {study.study_id}: trials is {config.trials}, and {begun} were begun; give at least as many")
-    if study.state == "finished" and config.budget and is_spent(study.trials.values(), config):
+    if study.state != "finished" or waiting_repeats(study, config):
+        return
+    if config.budget and is_spent(study.trials.values(), config):
         used = limits_told(spent(study.trials.values(), config), config.budget)
         raise ConfigError(f"--resume: {study.study_id}: its budget is spent ({used}); to go on, raise the limit of budget that is")
-    if study.state == "finished" and config.trials == begun:
+    if config.trials == begun:
         raise ConfigError(f"--resume: {study.study_id}: has finished its {begun} trials; to go on, ask for more: trials={2 * begun}")
 
 
-def trial_folder(number: int) -> str:
-    """A trial's folder within an attempt's."""
-    return f"trial-{number:03d}"
+def waiting_repeats(study: Study, config: StudyConfig) -> list[tuple[Trial, int]]:
+    """Trials to train once more, and with which seed, that have not ended yet."""
+    asked = wanted(study.trials.values(), config.repeat, study.plan["mode"], config.recipe.seed)
+    known = study.repeats
+    return [(trial, seed) for trial, seed in asked if (trial.number, seed) not in known or known[trial.number, seed].state == "unfinished"]
 
 
-def attempt_folder(attempt: int) -> str:
-    """An attempt's folder within the study's."""
-    return f"attempt-{attempt}"
+def trial_folder(number: int, seed: int | None = None) -> str:
+    """A trial's folder within an attempt's, or a repeat's."""
+    return f"trial-{number:03d}" if seed is None else f"trial-{number:03d}-seed-{seed}"
 
 
-def checkpoints(folder: Path, number: int) -> list[Path]:
+def attempt_folder(attempt: int, *, repeats: bool = False) -> str:
+    """An attempt's folder within the study's: of the search, or of the repeats after it."""
+    return f"repeats-{attempt}" if repeats else f"attempt-{attempt}"
+
+
+def checkpoints(folder: Path, number: int, seed: int | None = None) -> list[Path]:
     """Folders of a trial's checkpoints, whole or not, the latest first."""
-    found = folder.glob(f"attempt-*/{trial_folder(number)}/checkpoint_*")
+    found = folder.glob(f"*-*/{trial_folder(number, seed)}/checkpoint_*")
     return sorted(found, key=lambda path: (int(path.parts[-3].rpartition("-")[2]), path.name), reverse=True)
 
 
-def last_checkpoint(folder: Path, number: int) -> Checkpoint | None:
+def last_checkpoint(folder: Path, number: int, seed: int | None = None) -> Checkpoint | None:
     """A trial's latest whole one."""
-    return first_whole(checkpoints(folder, number))[0]
+    return first_whole(checkpoints(folder, number, seed))[0]
 
 
-def remove_surplus(folder: Path, number: int, kept: Checkpoint | None) -> None:
+def remove_surplus(folder: Path, number: int, kept: Checkpoint | None, seed: int | None = None) -> None:
     """Remove a trial's checkpoints but one: those of earlier attempts, and those that were being written when a worker or driver went."""
-    for path in checkpoints(folder, number):
+    for path in checkpoints(folder, number, seed):
         if kept is None or path != kept.folder:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_repeats(folder: Path) -> None:
+    """Remove what is left of repeats that have ended; their scores are in the record."""
+    for path in folder.glob("repeats-*"):
+        shutil.rmtree(path, ignore_errors=True)

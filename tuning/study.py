@@ -41,6 +41,7 @@ from tuning.config import ChoiceDimension, StudyConfig
 from tuning.figures import short
 from tuning.record import Record, Trial
 from tuning.recording import StudyRuns
+from tuning.repeats import Repeated
 from tuning.studies import Study, check_resumable
 from tuning.trial import trial_recipe
 
@@ -69,7 +70,9 @@ class StudyPlan:
     cpus: float
     """At once."""
     steps_at_most: int
-    """Optimiser steps if the scheduler stopped no trial."""
+    """Optimiser steps of the search if the scheduler stopped no trial."""
+    repeat_steps_at_most: int
+    """Of the best trials with other seeds, after it."""
     rungs: tuple[int, ...]
     """Steps at which trials are compared, and some stopped."""
     data_fingerprint: str
@@ -124,7 +127,9 @@ class StudyResult:
     seconds: float
     """Of this command."""
     spent: Spent
-    """By all trials."""
+    """By the search."""
+    repeated: tuple[Repeated, ...]
+    """What the best trials reached with other seeds, the best mean first: none without ``repeat``."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of the labelled rows warned of."""
 
@@ -173,6 +178,7 @@ def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Stu
         mode=config.recipe.score_order,
         cpus=config.concurrent * config.recipe.workers.cpus_each,
         steps_at_most=_steps_at_most(config, steps),
+        repeat_steps_at_most=_repeats(config) * steps,
         rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
         data_fingerprint=data.fingerprint,
         findings=tuple(finding.as_json() for finding in findings),
@@ -190,9 +196,13 @@ def _steps_at_most(config: StudyConfig, steps: int) -> int:
     return min(steps * config.trials, limit + config.concurrent * config.report_every_steps if limit else steps * config.trials)
 
 
+def _repeats(config: StudyConfig) -> int:
+    return min(config.repeat.top, config.trials) * config.repeat.seeds if config.repeat else 0
+
+
 def study_bytes(parameters: int, config: StudyConfig) -> int:
     """Bytes that a study's folder may hold at once: a checkpoint for each trial, and one more for each that is writing its next."""
-    return (config.trials + config.concurrent) * checkpoint_bytes(parameters)
+    return (config.trials + _repeats(config) + config.concurrent) * checkpoint_bytes(parameters)
 
 
 def run_study(plan: StudyPlan, session: Session) -> StudyResult:
@@ -230,6 +240,7 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
     try:
         with runs.following():
             running.search(plan, config, folder)
+            running.repeat(plan, config, folder)
         outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
         write_json(folder / studies.RESULT_FILE, outcome.as_json())
         if config.budget and is_spent(studies.open_study(str(folder)).trials.values(), config):
@@ -277,6 +288,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         mode=plan.mode,
         seconds=seconds,
         spent=spent(trials, config),
+        repeated=study.repeated,
         findings=plan.findings,
     )
 
@@ -318,4 +330,15 @@ def table(result: StudyResult) -> str:
         lines.append(f"{row.trial:>5} {score:>10} {row.step:>6} {duration(row.seconds):>8} {row.state:<9} {sampled}")
         if row.cause:
             lines.append(f"      {first_line(row.cause)}")
+    if result.repeated:
+        lines.append("with other seeds, which did not choose them:")
+        lines += [f"{item.trial:>5} {repeated_told(item)}" for item in result.repeated]
     return "\n".join(lines)
+
+
+def repeated_told(item: Repeated) -> str:
+    """``mean 0.8512 (95 %: 0.8401 to 0.8623) of 3 seeds, not distinguishable from the best``."""
+    interval = f" (95 %: {item.low:.4f} to {item.high:.4f})" if item.low is not None else ""
+    seeds = f"{len(item.scores)} seed" + "s" * (len(item.scores) != 1)
+    against = {None: "", True: ", worse than the best", False: ", not distinguishable from the best"}[item.differs]
+    return f"mean {item.mean:.4f}{interval} of {seeds}{against}"

@@ -54,11 +54,11 @@ def run_trial(
     """Train until the scheduler stops the trial or its budget ends; what fails in the trial itself is reported, not raised.
 
     Args:
-        start: A ``Start``'s values: number, sampled (dotted key to value), checkpoint, reported_step.
+        start: A ``Start``'s values, as JSON has them.
         base: The study's recipe, as plain values.
         locations: Encoder REF to folder, resolved by the driver.
         tokens: Folder in which the study's trials keep token ids for each other.
-        max_steps: The full budget.
+        max_steps: Of trials that are not told theirs.
         report_every_steps: Cadence of reports.
 
     Raises:
@@ -91,7 +91,7 @@ def run_trial(
         checkpoint = Checkpoint.open(Path(place)) if place else None
         engine = torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
         progress = checkpoint.progress if checkpoint else Progress(0, 0)
-        last = min(max_steps, assembly.steps)
+        last = min(start["steps"] or max_steps, assembly.steps)
         ready = time.perf_counter()
 
         def tell(figures: Mapping[str, Any], folder: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,7 @@ from ray.tune import Callback
 
 from foundation.errors import first_line
 from foundation.progress import duration, say
-from tuning.budget import share, spent
-from tuning.config import StudyConfig
-from tuning.record import Record, Story
+from tuning.record import Record, Trial, named
 from tuning.trial import FAILED
 
 
@@ -20,20 +19,23 @@ class Watch(Callback):  # type: ignore[misc]
     """Prints progress, and writes restarts and failures that only Tune sees into the record.
 
     Args:
-        config: The study's.
-        story: What its record tells, trials of earlier attempts among it.
         record: Of the study.
+        known: Trials of earlier attempts.
+        count: How many there will be.
         metric: Shown.
         mode: ``max`` or ``min``.
+        spent: Share of the budget; None without one.
     """
 
-    def __init__(self, config: StudyConfig, story: Story, record: Record, metric: str, mode: str) -> None:
-        self._config, self._story, self._record, self._metric = config, story, record, metric
+    def __init__(
+        self, record: Record, known: Iterable[Trial], *, count: int, metric: str, mode: str, spent: Callable[[], float] | None = None
+    ) -> None:
+        self._record, self._metric, self._count, self._spent = record, metric, count, spent
         self._better = max if mode == "max" else min
-        known = story.trials().values()
-        self._before = self._done = len([trial for trial in known if trial.state != "unfinished"])
-        self._share_before = self._share()
-        scores = [report.score for trial in known for report in trial.reports]
+        before = [*known]
+        self._before = self._done = len([trial for trial in before if trial.state != "unfinished"])
+        self._spent_before = spent() if spent else 0.0
+        scores = [report.score for trial in before for report in trial.reports]
         self._best: float | None = self._better(scores) if scores else None
         self._began = time.monotonic()
 
@@ -43,13 +45,13 @@ class Watch(Callback):  # type: ignore[misc]
         if score is None:  # it tells that it failed
             return
         self._best = score if self._best is None else self._better(self._best, score)
-        of_budget = f"  budget {self._share():.0%}" if self._config.budget else ""
+        of_budget = f"  budget {self._spent():.0%}" if self._spent else ""
         say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}{of_budget}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial lost its worker, and begins again from its last checkpoint."""
         cause = _cause(trial)
-        self._record.restarted(trial.config["number"], cause)
+        self._record.restarted(trial.config["number"], cause, trial.config["seed"])
         say(f"warning: {_named(trial)} begins again from its last checkpoint: {first_line(cause)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -60,23 +62,20 @@ class Watch(Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial lost its worker once too often."""
         cause = _cause(trial)
-        self._record.failed(trial.config["number"], cause)
+        self._record.failed(trial.config["number"], cause, trial.config["seed"])
         self._ended(trial, f"FAILED: {first_line(cause)}")
 
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1
-        elapsed, trials = time.monotonic() - self._began, self._config.trials
-        left = elapsed / (self._done - self._before) * (trials - self._done)
-        if (done := self._share() - self._share_before) > 0:
-            left = min(left, elapsed / done * max(0.0, 1 - self._share()))
-        say(f"tune: {_named(trial)} {how}: {self._done}/{trials} trials, about {duration(left)} left")
-
-    def _share(self) -> float:
-        return share(spent(self._story.trials().values(), self._config), self._config.budget)
+        elapsed = time.monotonic() - self._began
+        left = elapsed / (self._done - self._before) * (self._count - self._done)
+        if self._spent and (spent := self._spent()) > self._spent_before:
+            left = min(left, elapsed / (spent - self._spent_before) * max(0.0, 1 - spent))
+        say(f"tune: {_named(trial)} {how}: {self._done}/{self._count} trials, about {duration(left)} left")
 
 
 def _named(trial: Any) -> str:
-    return f"trial {trial.config['number']}"
+    return named(trial.config["number"], trial.config["seed"])
 
 
 def _cause(trial: Any) -> str:

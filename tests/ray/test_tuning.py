@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from foundation.records import read_rows
 from tests.conftest import Cli, assert_no_processes, wait_for
-from tests.support.studies import killable_study, reports, tiny_study, trial_workers, what_came_of
+from tests.support.studies import killable_study, reports, rows_of, tiny_study, trial_workers, what_came_of
 from tests.support.tiny import make_encoder
 
 pytestmark = pytest.mark.ray
@@ -132,9 +132,25 @@ def test_a_study_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(cli
     assert [(trial["state"], trial["step"]) for trial in ran.json["trials"]] == [("finished", 24), ("stopped", 8)]
     assert "budget 100%" in ran.err
     assert "the budget is spent (steps 32 of 32), and 2 of 20 trials were begun" in ran.err
-    again = cli("tune", "--resume", "b", "budget.steps=40", "--json", timeout_s=120)
+
+    # A larger budget, and the best with other seeds; its driver goes while those train.
+    process = cli.start("tune", "--resume", "b", "budget.steps=40", "repeat={top: 2, seeds: 2}")
+    wait_for(lambda: any("seed" in row for row in rows_of(raybert_home, "b") if row["event"] == "report"), 120, "a repeat's report")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+    assert_no_processes(raybert_home)
+    again = cli("tune", "--resume", "b", "--json", timeout_s=120)
     assert again.exit_code == 0, again.err
     assert [(trial["state"], trial["step"]) for trial in again.json["trials"]] == [("finished", 24), ("stopped", 8), ("stopped", 8)]
+    repeated = again.json["repeated"]
+    assert [[*item["scores"]] for item in repeated] == [["1", "2"]] * 2
+    assert again.json["best"]["trial"] == repeated[0]["trial"]
+    last = {(row["number"], row["seed"]): row["step"] for row in rows_of(raybert_home, "b") if row["event"] == "report" and "seed" in row}
+    assert set(last.values()) <= {24, 8}  # each as far as the trial went
+    assert not [*(raybert_home / "runs" / "b").glob("repeats-*")]
+    assert "With other seeds" in Path(again.json["report"]).read_text()
+    done = cli("tune", "--resume", "b")
+    assert (done.exit_code, "its budget is spent" in done.error) == (2, True)
     assert_no_processes(raybert_home)
 
 

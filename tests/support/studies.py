@@ -68,10 +68,14 @@ def trial_workers(home: Path) -> list[psutil.Process]:
     return [process for process in processes_of(home) if "ImplicitFunc" in " ".join(process.cmdline())]
 
 
+def rows_of(home: Path, name: str) -> list[dict[str, Any]]:
+    """A study's record."""
+    return read_rows(home / "runs" / name / "study.jsonl")
+
+
 def reports(home: Path, name: str) -> list[tuple[int, int]]:
     """Trial and step of each report, in their order."""
-    rows = read_rows(home / "runs" / name / "study.jsonl")
-    return [(row["number"], row["step"]) for row in rows if row["event"] == "report"]
+    return [(row["number"], row["step"]) for row in rows_of(home, name) if row["event"] == "report"]
 
 
 def what_came_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:

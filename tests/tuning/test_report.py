@@ -81,6 +81,28 @@ def test_the_page_has_every_figure_and_fetches_nothing(study: Study) -> None:
     assert "so its own score flatters it; the test rows have not been read" in own
 
 
+def test_the_page_tells_what_the_best_reached_with_other_seeds(study: Study) -> None:
+    record = Record(study.folder / studies.RECORD_FILE)
+    first, second = sorted((trial for trial in study.trials.values() if trial.score), key=lambda trial: -(trial.score or 0))[:2]
+    for trial, scores in ((first, (0.70, 0.71)), (second, (0.80, 0.81))):
+        for seed, score in enumerate(scores, start=1):
+            record.begun(trial.number, {**trial.sampled, "seed": seed}, seed)
+            record.reported(
+                trial.number, score, {"step": 80, "steps": 80, "trial_seconds": 9.0, "worker": "host:1"}, goes_on=True, seed=seed
+            )
+    again = open_study("made")
+    assert again.best == again.trials[second.number]
+    found = page(again)
+    assert '<div id="repeats" class="plotly-graph-div"' in found
+    assert "1: 0.8000, 2: 0.8100" in found
+    assert "so its own score flatters it" not in found
+    assert re.search(rf"<td[^>]*>{first.number}</td>.*?<td[^>]*>worse</td>", found, re.DOTALL)
+    rows = [*csv.DictReader(io.StringIO(as_csv(again)))]
+    assert [(int(row["trial"]), row["seed"]) for row in rows[TRIALS:]] == [
+        (trial.number, seed) for trial in (first, second) for seed in ("1", "2")
+    ]
+
+
 def test_the_page_of_a_study_that_has_just_begun_says_so(tmp_path: Path) -> None:
     found = page(made(tmp_path, trials=1))
     assert "Optimisation history" not in found
