@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from corpus.config import LabelledDataConfig
 from corpus.labelled_config import LabelKind
@@ -297,6 +297,14 @@ class PretrainConfig(RunConfig):
     rows_per_step: int = Field(16, ge=1)
     """Packed rows in a step."""
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, as_tree: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Else a recipe of a new model could not be read back: it would name an encoder as well.
+        tree: dict[str, Any] = as_tree(self)
+        if self.new_model is not None:
+            tree.pop("encoder", None)
+        return tree
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Self:

@@ -19,7 +19,7 @@ from foundation.config import dump_yaml
 from foundation.home import Home
 from foundation.records import read_rows
 from foundation.registry import Registry
-from tests.conftest import ROOT, Cli, assert_no_processes, end_group, environment_of, wait_for
+from tests.conftest import ROOT, Cli, assert_no_processes, end_group, environment_of, processes_of, wait_for
 from tests.support.faults import BEFORE_LEAVING, POINTS, RANK, planted
 from tests.support.history import (
     attempts,
@@ -32,7 +32,7 @@ from tests.support.history import (
     workers,
 )
 from tests.support.plain_transformers import run_without_us
-from tests.support.tiny import make_encoder, write_reviews
+from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.checkpoint import Checkpoint
 from training.config import FinetuneConfig
 from training.runs import checkpoints, step_of
@@ -259,3 +259,23 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_leaves_nothing_running(place: Plac
     assert "Traceback" not in ran.err
     assert list(folder.glob("step-*/checkpoint.json"))
     assert_no_processes(place.home)
+
+
+def test_a_model_from_scratch_whose_driver_was_killed_is_gone_on_with(place: Place) -> None:
+    packed = make_packed(place.folder / "packed", place.folder / "encoder")
+    shape = ["new_model={layers: 1, hidden: 32, heads: 2}", "steps=100000", "rows_per_step=4", "checkpoint.every_steps=20"]
+    process = place.cli.start("pretrain", "--name", "scratch", f"data={packed}", *shape)
+    run = place.home / "runs" / "scratch"
+    try:
+        wait_for(lambda: has_come_to(run, 45, saved=20), 150, "a checkpoint")
+        process.kill()
+        process.wait(timeout=10)
+    finally:
+        if process.poll() is None:
+            end_group(process)
+    wait_for(lambda: not processes_of(place.home), 60, "the end of its workers")
+    upto = max(row["step"] for row in read_rows(run / "metrics.jsonl") if row["event"] == "step") + 30
+    ran = place.cli("pretrain", "--resume", "scratch", f"stop_after_steps={upto}", "--json", timeout_s=120)
+    assert ran.exit_code == 0, ran.err
+    assert attempts(run)[-1]["step"] >= 20
+    assert ran.json["steps"] == upto

@@ -15,7 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from foundation.config import load
+from foundation.config import dump_yaml, load
 from foundation.errors import ConfigError
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.deepspeed_json import deepspeed_config
@@ -84,6 +84,14 @@ def test_decisions_and_deepspeed_json_of_a_shipped_recipe_are_the_golden_ones(pa
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_every_place_has_a_shipped_recipe_of_either_verb(verb: str) -> None:
     assert {place_of(path) for path in RECIPES if path.stem.startswith(verb)} == set(PLACES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_read_back_as_it_was_written_into_a_runs_folder(path: Path, tmp_path: Path) -> None:
+    kind: type[RunConfig] = PretrainConfig if path.stem.startswith("pretrain") else FinetuneConfig
+    shipped = load(kind, path)
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(shipped))
+    assert load(kind, tmp_path / "recipe.yaml") == shipped
 
 
 @pytest.mark.parametrize(
