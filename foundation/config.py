@@ -177,7 +177,7 @@ def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def _explain(model: type[BaseModel], item: Any, where: str) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "recipe"
+    key = ".".join(str(part) for part in item["loc"] if not _is_tag(part)) or "recipe"
     if item["type"] == "extra_forbidden":
         known = sorted(_fields_at(model, item["loc"][:-1]))
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
@@ -190,7 +190,7 @@ def _explain(model: type[BaseModel], item: Any, where: str) -> str:
         keys = f": {', '.join(inside)}" if inside else ""
         return f"{where}: {key}: found {item['input']!r}; expected a group of keys{keys}"
     if item["type"] == "switch":
-        key = ".".join([*map(str, item["loc"]), item["ctx"]["key"]])
+        key = ".".join([*([key] if item["loc"] else []), item["ctx"]["key"]])
         return f"{where}: {key}: {item['msg']}"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
@@ -203,12 +203,20 @@ def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> set[str]:
     current: list[type[BaseModel]] = [model]
     for part in path:
         following: list[type[BaseModel]] = []
+        if _is_tag(part):
+            current = [candidate for candidate in current if candidate.__name__.lower().startswith(part[1:-1])] or current
+            continue
         for candidate in current:
             field = candidate.model_fields.get(str(part))
             if field is not None:
                 following += _models_in(field.annotation)
         current = following or current
     return {name for candidate in current for name in candidate.model_fields}
+
+
+def _is_tag(part: Any) -> bool:
+    """Whether part of an error's place names a member of a union, not a key: written ``<pretrain>``, which begins ``PretrainConfig``."""
+    return str(part).startswith("<")
 
 
 def _takes_numbers_only(annotation: Any) -> bool:

@@ -14,7 +14,8 @@ from training.flops import Dimensions, dimensions
 from training.footprint import Way
 from training.gpus import Gpu, gang_of, gpu
 from training.hardware import ONE_NODE_BUCKET, Decisions, Hardware, decide
-from training.planning import TrainPlan, Verb, attention_of, plan
+from training.planning import TrainPlan, attention_of, plan
+from training.verb_config import Verb
 
 _GB, _TERA = 1e9, 1e12
 

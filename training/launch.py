@@ -33,8 +33,9 @@ from training.phases import PhaseTime
 from training.planning import TrainPlan, read_labelled
 from training.resuming import forget_damaged
 from training.telemetry import Telemetry
+from training.verb_config import KINDS
 from training.watchdog import last_words
-from training.worker import KINDS, run_worker
+from training.worker import run_worker
 
 if TYPE_CHECKING:
     from training.recording import Curves, Recording

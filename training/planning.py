@@ -7,7 +7,7 @@ import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import safe_open
 
@@ -28,10 +28,10 @@ from training.fitting import fitting
 from training.footprint import state_bytes
 from training.hardware import Decisions, Hardware, decide
 from training.probe import probe_plan
+from training.verb_config import Verb
 from training.vocabulary import check_encoder
 from training.workload import Workload, labelled_lengths, packed_lengths, workload
 
-Verb = Literal["pretrain", "finetune"]
 _BYTES = 4  # fp32
 _CHECKPOINT_STATES = 3  # parameters and two moments
 

@@ -55,7 +55,7 @@ def _head(run: Run, figures: Mapping[str, Any]) -> str:
         f"<span class=state>{escape(figures['state'])}</span>",
         f"begun {datetime.fromtimestamp(run.about['started'], UTC):%Y-%m-%d %H:%M} UTC",
         f"{duration(sum(seconds for part, seconds in figures['goodput'].items() if part != 'share'))} in all",
-        f"encoder {escape(str(run.plan['recipe'].get('encoder', run.plan['location'])))}",
+        f"encoder {escape(str(run.plan['recipe'].get('encoder', 'from scratch')))}",
     ]
     if figures["data_fingerprint"]:
         told.append(f"data {escape(figures['data_fingerprint'][:12])}")

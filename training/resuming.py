@@ -18,8 +18,9 @@ from foundation.home import write_json
 from training import runs
 from training.checkpoint import Checkpoint, first_whole
 from training.config import RunConfig
-from training.planning import Resumption, TrainPlan, Verb, plan
+from training.planning import Resumption, TrainPlan, plan
 from training.runs import Run
+from training.verb_config import Verb
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's
 _FREE = frozenset(

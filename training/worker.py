@@ -24,7 +24,7 @@ from foundation.records import Recorder
 from training import leaving
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, first_whole
-from training.config import FinetuneConfig, PretrainConfig, RunConfig
+from training.config import RunConfig
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
 from training.kept_tokens import Keeper
@@ -41,10 +41,10 @@ from training.runs import METRICS_FILE, TOKENS_FOLDER, TRACE_FILE, UNRANKED, che
 from training.saving import Saving, Sealed
 from training.straggler import Paces
 from training.telemetry import Telemetry
+from training.verb_config import KINDS
 from training.watchdog import Watchdog
 from training.workload import limits_of
 
-KINDS: dict[str, type[RunConfig]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 APPLIED_FOLDER = "applied"
 
 

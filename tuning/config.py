@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from foundation.config import Config, with_values
 from foundation.errors import ConfigError
-from training.config import FinetuneConfig
+from training.config import FinetuneConfig, PretrainConfig
+from training.verb_config import verb_of
 
 
 class _Dimension(Config):
@@ -216,11 +217,18 @@ class RepeatConfig(Config):
     """For each: those after the recipe's own."""
 
 
+Recipe = Annotated[
+    Annotated[FinetuneConfig, Tag("<finetune>")] | Annotated[PretrainConfig, Tag("<pretrain>")],
+    Discriminator(lambda recipe: f"<{verb_of(recipe)}>"),
+]
+
+
 class StudyConfig(Config):
     """A study."""
 
-    recipe: FinetuneConfig
-    """What is searched in. A trial trains it on one worker, in the trial's own process, with the plain engine."""
+    recipe: Recipe
+    """What is searched in: a fine-tuning or, with a `data build` folder as data, a pretraining. A trial trains it on one worker, in its own
+    process, with the plain engine."""
     space: Space = Field(min_length=1)
     """Dotted key of the recipe to dimension."""
     sampler: SamplerConfig = SamplerConfig()

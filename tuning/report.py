@@ -137,7 +137,8 @@ def _drawn(study: Study, config: StudyConfig, trials: Sequence[Trial]) -> list[s
         return ["<p>No trial has ended with a score yet.</p>"]
     optunas = figures.as_optuna(config, trials, mode)
     found = figures.importances(optunas, seed=config.seed)
-    parameters = {name: count_parameters(Path(place)) or 0 for name, place in study.plan["locations"].items()}
+    # A model from scratch has no place; its dots are alike.
+    parameters = {name: (count_parameters(Path(place)) or 0) if place else 0 for name, place in study.plan["locations"].items()}
     rungs = figures.rungs_of(trials, study.plan["rungs"], mode)
     importance = (
         f"fANOVA (Hutter et al. 2014) on all scored trials, those that were stopped with what they had reached; bars are means over "

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import Session
+from corpus.shards import PackedRows
 from foundation import driving
 from foundation.config import dump_yaml
 from foundation.driving import driven_folder
@@ -23,7 +24,7 @@ from foundation.home import home, new_run_id, write_atomically, write_json
 from foundation.progress import duration, say
 from foundation.references import check_model_folder, resolve
 from training.beginning_checks import check_embeddings, check_length, check_start
-from training.config import FinetuneConfig
+from training.config import FinetuneConfig, PretrainConfig, RunConfig
 from training.fitting import fitting
 from training.planning import (
     check_room,
@@ -31,10 +32,12 @@ from training.planning import (
     count_parameters,
     counter_of,
     findings_of,
+    plan,
     read_labelled,
     total_steps,
 )
 from training.runs import TOKENS_FOLDER
+from training.verb_config import Verb, verb_of
 from tuning import studies
 from tuning.budget import Spent, is_spent, limits_told, spent
 from tuning.config import ChoiceDimension, StudyConfig
@@ -78,6 +81,8 @@ class StudyPlan:
     data_fingerprint: str
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of labelled rows warn of; tokens are counted with the first encoder's tokenizer."""
+    verb: Verb = "finetune"
+    """Of the recipe, and of those that the study leaves."""
     resumes: Resumption | None = None
     """Set when it goes on with a study that its driver left."""
 
@@ -149,45 +154,84 @@ def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Stu
     Raises:
         InputError: What is wrong with recipe, data or an encoder; or with going on.
     """
-    data = read_labelled(config.recipe)
-    if not len(data.validation):
-        raise ConfigError("recipe.data.validation_fraction: is 0, but a study chooses on validation rows; set it above 0")
-    config = config.model_copy(update={"recipe": fitting(config.recipe, data)})
-    encoder = config.space.get("encoder")
-    references = [str(value) for value in encoder.values] if isinstance(encoder, ChoiceDimension) else [config.recipe.encoder]
-    locations = {}
-    for reference in references:
-        # The recipe's own validation decides what a REF means (a relative folder becomes absolute), so ask it.
-        named = trial_recipe(config.recipe, {"encoder": reference}).encoder
-        locations[named] = resolve(named).location
-        check_model_folder(locations[named])
-        check_length(locations[named], config.recipe.max_length)
-        check_embeddings(locations[named])
+    found = _of_labelled(config) if isinstance(config.recipe, FinetuneConfig) else _of_packed(config)
+    config = config.model_copy(update={"recipe": found.recipe})
     check_start(config.recipe)
-    findings = findings_of(data, config.recipe, counter_of(next(iter(locations.values()))))
-    parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
-    check_room(home().runs, study_bytes(parameters, config))
+    check_room(home().runs, study_bytes(found.parameters, config))
     study_id = resumes.study_id if resumes else study_id or new_run_id("tune")
-    steps = min(config.scheduler.max_steps, total_steps(config.recipe, len(data.train)))
-    plan = StudyPlan(
+    steps = min(config.scheduler.max_steps, total_steps(config.recipe, found.rows))
+    planned = StudyPlan(
         study_id=study_id,
         study_folder=str(resumes.folder if resumes else home().runs / study_id),
         config=config.model_dump(mode="json"),
-        locations=locations,
+        locations=found.locations,
         metric=config.recipe.score,
         mode=config.recipe.score_order,
         cpus=config.concurrent * config.recipe.workers.cpus_each,
         steps_at_most=_steps_at_most(config, steps),
         repeat_steps_at_most=_repeats(config) * steps,
         rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
-        data_fingerprint=data.fingerprint,
-        findings=tuple(finding.as_json() for finding in findings),
+        data_fingerprint=found.data_fingerprint,
+        findings=found.findings,
+        verb=verb_of(config.recipe),
     )
     if resumes is None:
-        return plan
-    check_resumable(resumes, config, plan.as_json())
+        return planned
+    check_resumable(resumes, config, planned.as_json())
     unfinished = {number: trial.step for number, trial in resumes.trials.items() if trial.state == "unfinished"}
-    return replace(plan, resumes=Resumption(len(resumes.trials) - len(unfinished), unfinished))
+    return replace(planned, resumes=Resumption(len(resumes.trials) - len(unfinished), unfinished))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a study's data and encoders are."""
+
+    recipe: RunConfig
+    """With the metric that ``auto`` stands for."""
+    locations: dict[str, str]
+    parameters: int
+    """Of the largest encoder; 0 when its weights are not on this machine yet."""
+    rows: int
+    """To train on."""
+    data_fingerprint: str
+    findings: tuple[dict[str, Any], ...] = ()
+
+
+def _of_labelled(config: StudyConfig) -> _Found:
+    assert isinstance(config.recipe, FinetuneConfig)
+    data = read_labelled(config.recipe)
+    if not len(data.validation):
+        raise ConfigError("recipe.data.validation_fraction: is 0, but a study chooses on validation rows; set it above 0")
+    recipe, locations = fitting(config.recipe, data), {}
+    for named in _encoders(config):
+        locations[named] = resolve(named).location
+        check_model_folder(locations[named])
+        check_length(locations[named], recipe.max_length)
+        check_embeddings(locations[named])
+    findings = findings_of(data, recipe, counter_of(next(iter(locations.values()))))
+    parameters = max((count_parameters(Path(place)) or 0 for place in locations.values()), default=0)
+    told = tuple(finding.as_json() for finding in findings)
+    return _Found(recipe, locations, parameters, len(data.train), data.fingerprint, told)
+
+
+def _of_packed(config: StudyConfig) -> _Found:
+    assert isinstance(config.recipe, PretrainConfig)
+    PackedRows.open(Path(config.recipe.data), "validation", check=False)  # refuses a build that has none, by which a study chooses
+    if config.recipe.new_model is None:
+        plans = {named: plan("pretrain", trial_recipe(config.recipe, {"encoder": named})) for named in _encoders(config)}
+    else:
+        plans = {config.recipe.encoder: plan("pretrain", config.recipe)}
+    first = next(iter(plans.values()))
+    locations = {named: found.location for named, found in plans.items()}
+    return _Found(config.recipe, locations, max(found.parameters or 0 for found in plans.values()), first.rows, first.data_fingerprint)
+
+
+def _encoders(config: StudyConfig) -> list[str]:
+    """Those that trials begin from, as the recipe names them."""
+    dimension = config.space.get("encoder")
+    references = [str(value) for value in dimension.values] if isinstance(dimension, ChoiceDimension) else [config.recipe.encoder]
+    # The recipe's own validation decides what a REF means (a relative folder becomes absolute), so ask it.
+    return [trial_recipe(config.recipe, {"encoder": reference}).encoder for reference in references]
 
 
 def _steps_at_most(config: StudyConfig, steps: int) -> int:
@@ -293,7 +337,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
     )
 
 
-def best_recipe(config: StudyConfig, trial: Trial) -> FinetuneConfig:
+def best_recipe(config: StudyConfig, trial: Trial) -> RunConfig:
     """A recipe that needs nothing of the study and trains a trial's model anew: the same steps, measured at the same ones, so that with as
     many threads the best of its checkpoints has the trial's score exactly."""
     exact = {

@@ -12,18 +12,20 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from foundation.config import parse, with_values
-from training.config import FinetuneConfig
+from training.config import RunConfig
+from training.verb_config import KINDS, verb_of
 
+R = TypeVar("R", bound=RunConfig)
 NAMES = "reported"
 """Key of a report: the names in it that are ours, among all that Tune adds."""
 FAILED = "failed"
 """Key of a report that the trial failed, instead of a score; its message."""
 
 
-def trial_recipe(base: FinetuneConfig, sampled: Mapping[str, Any]) -> FinetuneConfig:
+def trial_recipe(base: R, sampled: Mapping[str, Any]) -> R:
     """The recipe of one trial."""
     return with_values(base, sampled, where="sampled values")
 
@@ -80,7 +82,7 @@ def run_trial(
         return {"trial_seconds": time.perf_counter() - began, "worker": f"{socket.gethostname()}:{os.getpid()}"}
 
     with _failure_reported(told):
-        recipe = trial_recipe(parse(FinetuneConfig, base, where="study"), start["sampled"])
+        recipe = trial_recipe(parse(KINDS[verb_of(base)], base, where="study"), start["sampled"])
         torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
         device = torch.device("cuda" if recipe.workers.gpus_each > 0 else "cpu")  # Ray shows a worker its own GPUs only
         decisions = decide(probe_gang(device), recipe)

@@ -59,7 +59,9 @@ def search(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search hyperparameters; writes best_recipe.yaml, which `raybert finetune -c` takes, and report.html. `search` may be left out.
+    """Search hyperparameters; writes best_recipe.yaml, which `raybert finetune -c` (or `pretrain -c`) takes, and report.html.
+
+    `search` may be left out.
 
     `raybert tune report STUDY` writes the page anew, or as far as the study is, or its trials as CSV.
 
@@ -91,9 +93,9 @@ def search(
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
     lines = [table(result), f"best recipe: {result.best_recipe}", f"report: {result.report}"]
-    lines.append(f"next: raybert finetune -c {result.best_recipe}  # the winning model anew")
+    lines.append(f"next: raybert {planned.verb} -c {result.best_recipe}  # the winning model anew")
     if result.continued_recipe:
-        lines.append(f"or:   raybert finetune -c {result.continued_recipe}  # from its checkpoint, to the end of the schedule")
+        lines.append(f"or:   raybert {planned.verb} -c {result.continued_recipe}  # from its checkpoint, to the end of the schedule")
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 

@@ -170,7 +170,7 @@ class Recovery:
     def recipe(self) -> Any:
         """The parsed recipe."""
         from foundation.config import load
-        from training.worker import KINDS
+        from training.config import KINDS
 
         return load(KINDS[self.verb], self.file, self.overrides)
 

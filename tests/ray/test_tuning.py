@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from foundation.records import read_rows
 from tests.conftest import Cli, assert_no_processes, wait_for
 from tests.support.studies import killable_study, reports, rows_of, tiny_study, trial_workers, what_came_of
-from tests.support.tiny import make_encoder
+from tests.support.tiny import make_encoder, make_packed
 
 pytestmark = pytest.mark.ray
 BUDGET = 24
@@ -151,6 +151,39 @@ def test_a_study_ends_when_its_budget_is_spent_and_goes_on_with_a_larger_one(cli
     assert "With other seeds" in Path(again.json["report"]).read_text()
     done = cli("tune", "--resume", "b")
     assert (done.exit_code, "its budget is spent" in done.error) == (2, True)
+    assert_no_processes(raybert_home)
+
+
+def test_a_study_of_a_pretraining_finds_a_model_from_scratch_that_pretrain_makes_anew(cli: Cli, raybert_home: Path, tmp_path: Path) -> None:
+    packed = make_packed(tmp_path / "packed", make_encoder(tmp_path / "encoder"))
+    tree = {
+        "recipe": {
+            "data": str(packed),
+            "new_model": {"layers": 1, "hidden": 16, "heads": 2},
+            "steps": BUDGET,
+            "rows_per_step": 4,
+            "workers": {"cpus_each": 0.5},
+        },
+        "space": {
+            "new_model.hidden": {"kind": "choice", "values": [16, 32]},
+            "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-4, "high": 1e-2},
+        },
+        "trials": 2,
+        "scheduler": {"kind": "none", "max_steps": 16},
+        "report_every_steps": 8,
+    }
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    ran = cli("tune", "-c", file, timeout_s=120)
+    assert ran.exit_code == 0, ran.err
+    (result,) = raybert_home.glob("runs/tune-*/result.json")
+    found = json.loads(result.read_text())
+    assert (found["metric"], found["mode"]) == ("validation_loss", "min")
+    assert found["best"]["score"] == min(trial["score"] for trial in found["trials"])
+    assert f"next: raybert pretrain -c {found['best_recipe']}" in ran.out
+    again = cli("pretrain", "-c", found["best_recipe"], "--json", timeout_s=90)
+    assert again.exit_code == 0, again.err
+    assert again.json["metrics"]["validation_loss"] == found["best"]["score"]
     assert_no_processes(raybert_home)
 
 

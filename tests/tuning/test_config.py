@@ -10,6 +10,7 @@ import pytest
 
 from foundation.config import parse
 from foundation.errors import ConfigError
+from training.config import PretrainConfig
 from tuning.config import AshaConfig, StudyConfig
 from tuning.study import TrialRow
 
@@ -148,3 +149,23 @@ def test_rungs_are_those_of_tune(grace: int, factor: float, most: int, rungs: tu
     assert asha.rungs == rungs
     tunes = AsyncHyperBandScheduler(time_attr="step", max_t=most, grace_period=grace, reduction_factor=factor, brackets=1)
     assert asha.rungs == tuple(math.ceil(rung) for rung, _ in reversed(tunes._brackets[0]._rungs))
+
+
+def test_a_recipe_of_a_pretraining_is_told_by_its_data_and_its_errors_name_its_own_keys() -> None:
+    tree = {
+        "recipe": {"data": "builds/x", "new_model": {"layers": 2}},
+        "space": {"new_model.hidden": {"kind": "choice", "values": [64, 128]}},
+    }
+    study = parse(StudyConfig, tree, where="study.yaml")
+    assert isinstance(study.recipe, PretrainConfig)
+    assert parse(StudyConfig, study.model_dump(mode="json"), where="again") == study
+    for recipe, message in (
+        ({"data": "builds/x", "epochs": 2}, r"study\.yaml: recipe\.epochs: unknown key; .*known keys: .*mask_share"),
+        ({"data": {"train": "x.csv"}, "mask_share": 0.2}, r"study\.yaml: recipe\.mask_share: unknown key; .*known keys: .*epochs"),
+        ({"data": {"tran": "x.csv"}}, r"study\.yaml: recipe\.data\.train: missing"),
+        ({}, r"study\.yaml: recipe\.data: missing"),
+        ({"data": "builds/x", "steps": True}, r"study\.yaml: recipe\.steps: found true; expected a number"),
+    ):
+        with pytest.raises(ConfigError, match=message) as found:
+            parse(StudyConfig, {**tree, "recipe": recipe, "space": {"schedule.peak_lr": LR}}, where="study.yaml")
+        assert "<" not in str(found.value)

@@ -13,7 +13,7 @@ from foundation import driving
 from foundation.driving import driven
 from foundation.errors import ConfigError, DataError
 from foundation.home import home
-from tests.support.tiny import make_encoder, write_reviews
+from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
 from tuning import studies
 from tuning.config import StudyConfig
@@ -155,3 +155,13 @@ def test_the_best_trial_is_the_earliest_of_equals_and_none_that_failed(config: S
     record.failed(3, "ValueError")
     assert (best := open_study("left").best) is not None
     assert best.number == 1
+
+
+def test_a_study_of_a_pretraining_begins_from_scratch_or_goes_on_from_an_encoder(tmp_path: Path) -> None:
+    packed = make_packed(tmp_path / "packed", make_encoder(tmp_path / "encoder", layers=1))
+    tree = {"recipe": {"data": str(packed), "new_model": {"layers": 1, "hidden": 32}, "steps": 40}, "space": SPACE, "trials": 3}
+    planned = plan_study(StudyConfig.model_validate(tree))
+    assert (planned.verb, planned.metric, planned.mode, planned.steps_at_most) == ("pretrain", "validation_loss", "min", 120)
+    assert [*planned.locations.values()] == [""]
+    continued = {**tree, "recipe": {"data": str(packed), "encoder": str(tmp_path / "encoder"), "steps": 40}}
+    assert [*plan_study(StudyConfig.model_validate(continued)).locations.values()] == [str(tmp_path / "encoder")]
