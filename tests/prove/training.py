@@ -170,7 +170,7 @@ class Recovery:
     def recipe(self) -> Any:
         """The parsed recipe."""
         from foundation.config import load
-        from training.config import KINDS
+        from training.verb_config import KINDS
 
         return load(KINDS[self.verb], self.file, self.overrides)
 
