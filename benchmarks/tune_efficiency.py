@@ -75,7 +75,7 @@ def measure(quick: bool, *, data: Sequence[Path] = (), work: Path | None = None,
         for texts in [texts_of(file, folder) for file in data or (None,)]:
             grid = _grid(cells, texts, folder)
             found = {side: [_searched(cells, texts, folder, side, seed) for seed in seeds] for side in SIDES}
-            rows += _rows(texts, grid, found, quick)
+            rows += _rows(texts, grid, found)
         return rows
 
 
@@ -137,7 +137,7 @@ def _grid(cells: Cells, texts: Texts, folder: Path) -> Answer:
     """The whole grid: kept, finished here, or measured now."""
     asked = _asked(texts, "grid", 0)
     kept = Cells(KEPT).get(asked)
-    return kept if kept is not None else cells.find(asked, lambda: ours(study_of(texts, "grid", 0), folder))
+    return kept | {"was_kept": True} if kept is not None else cells.find(asked, lambda: ours(study_of(texts, "grid", 0), folder))
 
 
 def _searched(cells: Cells, texts: Texts, folder: Path, side: str, seed: int) -> Answer:
@@ -186,10 +186,10 @@ def peer(study: Mapping[str, Any], folder: Path) -> Answer:
     return found
 
 
-def _rows(texts: Texts, grid: Answer, found: Mapping[str, list[Answer]], quick: bool) -> list[Row]:
+def _rows(texts: Texts, grid: Answer, found: Mapping[str, list[Answer]]) -> list[Row]:
     best = {side: [100 * answer["best"] for answer in answers] for side, answers in found.items()}
     steps = {side: [answer["steps"] for answer in answers] for side, answers in found.items()}
-    seeds = f"{len(best['asha_tpe'])} seed" + ("s" if len(best["asha_tpe"]) > 1 else ", and a grid that was kept" * quick)
+    seeds = f"{len(best['asha_tpe'])} seed" + "s" * (len(best["asha_tpe"]) > 1) + ", and a grid that was kept" * ("was_kept" in grid)
     said = (
         f"{texts.name}: {TRAIN_ROWS:,} training and {VALIDATION_ROWS:,} validation rows, MiniLM, at most {STEPS} steps a trial; {seeds}. "
         f"The grid of {len(grid['trials'])}: {100 * grid['best']:.1f} % with {grid['steps']:,} steps."

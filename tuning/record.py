@@ -163,37 +163,24 @@ class Story:
 
     def trials(self) -> dict[int, Trial]:
         """The search's, by number."""
-        return _of_search(self._read())
-
-    def repeats(self) -> dict[tuple[int, int], Trial]:
-        """Winners that were trained once more, by number and seed."""
-        return _of_repeats(self._read())
-
-    def _read(self) -> _Known:
         _fold(self._known, self._tail.rows(), self._mode)
-        return self._known
+        return _of_search(self._known)
 
 
 def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
     """The search's trials by number, from the record's rows; ``mode`` is the study's."""
-    known: _Known = {}
-    _fold(known, rows, mode)
-    return _of_search(known)
+    return all_of(rows, mode)[0]
 
 
-def repeats_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[tuple[int, int], Trial]:
-    """Winners that were trained once more, by number and seed, from the record's rows."""
+def all_of(rows: Iterable[Mapping[str, Any]], mode: str) -> tuple[dict[int, Trial], dict[tuple[int, int], Trial]]:
+    """The search's trials by number, and winners that were trained once more by number and seed, from the record's rows."""
     known: _Known = {}
     _fold(known, rows, mode)
-    return _of_repeats(known)
+    return _of_search(known), {(number, seed): trial for (number, seed), trial in known.items() if seed is not None}
 
 
 def _of_search(known: _Known) -> dict[int, Trial]:
     return {number: trial for (number, seed), trial in known.items() if seed is None}
-
-
-def _of_repeats(known: _Known) -> dict[tuple[int, int], Trial]:
-    return {(number, seed): trial for (number, seed), trial in known.items() if seed is not None}
 
 
 def _fold(known: _Known, rows: Iterable[Mapping[str, Any]], mode: str) -> None:

@@ -23,7 +23,7 @@ from training.checkpoint import Checkpoint, first_whole
 from training.resuming import differing
 from tuning.budget import is_spent, limits_told, spent
 from tuning.config import StudyConfig
-from tuning.record import Trial, repeats_of, trials_of
+from tuning.record import Trial, all_of
 from tuning.repeats import Repeated, compare, wanted
 
 STUDY_FILE = "study.json"
@@ -56,14 +56,18 @@ class Study(Driven):
         return tuple(read_rows(self.folder / RECORD_FILE))
 
     @cached_property
+    def _known(self) -> tuple[dict[int, Trial], dict[tuple[int, int], Trial]]:
+        return all_of(self.rows, self.plan["mode"])
+
+    @property
     def trials(self) -> dict[int, Trial]:
         """By number."""
-        return trials_of(self.rows, self.plan["mode"])
+        return self._known[0]
 
-    @cached_property
+    @property
     def repeats(self) -> dict[tuple[int, int], Trial]:
         """Of its best trials with other seeds, by number and seed."""
-        return repeats_of(self.rows, self.plan["mode"])
+        return self._known[1]
 
     @cached_property
     def repeated(self) -> tuple[Repeated, ...]:

@@ -39,7 +39,7 @@ from training.planning import (
 from training.runs import TOKENS_FOLDER
 from training.verb_config import Verb, verb_of
 from tuning import studies
-from tuning.budget import Spent, is_spent, limits_told, spent
+from tuning.budget import Spent, limits_told, share, spent
 from tuning.config import ChoiceDimension, StudyConfig
 from tuning.figures import short
 from tuning.record import Record, Trial
@@ -287,7 +287,7 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
             running.repeat(plan, config, folder)
         outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
         write_json(folder / studies.RESULT_FILE, outcome.as_json())
-        if config.budget and is_spent(studies.open_study(str(folder)).trials.values(), config):
+        if config.budget and share(outcome.spent, config.budget) >= 1:
             used, count = limits_told(outcome.spent, config.budget), len(outcome.trials)
             say(f"tune: the budget is spent ({used}), and {count} of {config.trials} trials were begun")
         shutil.rmtree(folder / TOKENS_FOLDER, ignore_errors=True)

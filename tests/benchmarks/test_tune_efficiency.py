@@ -58,7 +58,7 @@ def test_optunas_processes_share_a_study_and_stop_when_its_steps_are_spent(
 def test_the_worst_seed_is_held_against_the_grid(texts: Texts) -> None:
     answer: Any = lambda best, steps: {"best": best, "steps": steps, "trials": [{}] * 24}  # noqa: E731
     found = {side: [answer(0.79, 300), answer(0.81, 360), answer(0.80, 350)] for side in SIDES}
-    best, steps, random, optuna = _rows(texts, answer(0.8, 1080), found, quick=False)
+    best, steps, random, optuna = _rows(texts, answer(0.8, 1080), found)
     assert (best.name, best.ours, best.peer, best.met) == ("best_score_films", 79.0, 80.0, False)
     assert (steps.ratio, steps.met) == (3.0, True)
     assert random.met
