@@ -26,11 +26,22 @@ def register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(ATTENTION, attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    if ATTENTION not in AttentionInterface():
+        AttentionInterface.register(ATTENTION, attend)
+        AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def keep_out_of_compilation() -> None:
+    """Let encoders that are compiled from now on call ``attend`` as it is: every batch has other documents, and code compiled for one
+    layout would be compiled again for the next, until torch gives up and runs all without.
+
+    Not a decorator of ``attend``, which would have every process import torch's compiler: a second.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+
+
 def attend(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -56,9 +67,6 @@ def attend(
         layout: The documents; None, or padded ones, are transformers' affair.
         sliding_window: A token sees those fewer than so many positions away, on both sides; None sees its whole document.
         more: What some families pass on besides.
-
-    A compiled encoder calls it as it is: every batch has other documents, and code compiled for one layout would be compiled again for the
-    next, until torch gives up and runs all without.
     """
     if layout is None or layout.kind == "padded":
         from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -101,10 +101,9 @@ def _context(
         heads = hidden.shape[-1] // width
         first = attend_from_first(query(asked[0]), hidden[0], key, value, layout, heads=heads, dropout=dropout, scaling=scaling)
         return first.unsqueeze(0)
-    states = (_heads(state, width) for state in (query(asked), key(hidden), value(hidden)))
-    context, _weights = attend(own, *states, None, dropout=dropout, scaling=scaling, layout=layout)
-    flat: torch.Tensor = context.flatten(2)
-    return flat
+    of_queries, of_keys, of_values = (_heads(state, width) for state in (query(asked), key(hidden), value(hidden)))
+    context, _weights = attend(own, of_queries, of_keys, of_values, None, dropout=dropout, scaling=scaling, layout=layout)
+    return context.flatten(2)
 
 
 def _modernbert(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from encoder import attention
 from foundation.errors import ConfigError
 from training.checkpoint import Checkpoint
 from training.config import RunConfig
@@ -37,6 +38,7 @@ def checkpoint_activations(model: Any) -> None:
 
 def compile_encoder(model: Any) -> None:
     """Compile the encoder at its first call, for rows of any number and length; in place, so that parameters keep their names."""
+    attention.keep_out_of_compilation()
     model.base_model.compile(dynamic=True)
 
 
