@@ -84,6 +84,8 @@ class ShardingConfig(Config):
     offload: Offload = "none"
     """What lies in the node's memory instead of the GPU's: nothing; optimiser states, whose step the CPU then computes (`optimiser`, from
     ZeRO 1 on); parameters besides (`all`, ZeRO 3). Slower, for models that do not fit otherwise; on CPUs it changes nothing."""
+    offload_folder: PathText | None = None
+    """A folder on a local NVMe disk, at this path on every node: optimiser states that are offloaded lie there instead (ZeRO 3)."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Raw DeepSpeed JSON, merged over ours. `"auto"` leaves a key to raybert; one that a field of the recipe decides is refused unless it
     says the same."""
@@ -169,6 +171,8 @@ class RunConfig(Config):
                 else "one worker runs without ZeRO (sharding.engine=deepspeed has it)"
             )
             raise ValueError(f"sharding.offload is {offload}, which takes ZeRO {least}{' or more' if least < 3 else ''}, but {has}")
+        if self.sharding.offload_folder and (offload == "none" or self.stage != 3):
+            raise ValueError(f"sharding.offload_folder takes ZeRO 3 and sharding.offload, but has ZeRO {self.stage or 0} and {offload}")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import psutil
 from encoder.config import NewModelConfig
 from foundation.errors import ConfigError, EncoderError
 from training.config import PretrainConfig, RunConfig
+from training.deepspeed_json import DISK_BUFFERS, DISK_SUB_GROUP
 from training.estimate import SHARE_ON_CPUS, SHARE_ON_GPUS, Estimate, Pace, Room, estimate
 from training.flops import Dimensions, dimensions
 from training.footprint import Way
@@ -106,6 +107,7 @@ def _way(recipe: RunConfig, decisions: Decisions | None) -> Way:
         has_dropout=recipe.may_drop_attention,
         recomputes=recipe.activation_checkpointing,
         offload=recipe.sharding.offload,
+        disk_buffer_elements=DISK_BUFFERS * DISK_SUB_GROUP if recipe.sharding.offload_folder else 0,
         bucket_elements=decisions.bucket_elements.value if decisions else ONE_NODE_BUCKET,
     )
 

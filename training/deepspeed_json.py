@@ -6,6 +6,7 @@ Every default that alters numbers is written out, because DeepSpeed 0.19 changed
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from foundation.errors import ConfigError
@@ -37,14 +38,18 @@ _OWNED = {
 AUTO = "auto"
 # Pinned memory is what a GPU copies from without waiting.
 _TO_CPU = {"device": "cpu", "pin_memory": True}
+DISK_SUB_GROUP, DISK_BUFFERS = 20_000_000, 5
+"""Elements of a sub-group whose states lie on a disk, and how many of that size are in memory: with AdamW what is stepped, its gradient and
+two moments, and one to spare."""
 
 
-def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> dict[str, Any]:
+def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None, disk: Path | None = None) -> dict[str, Any]:
     """The DeepSpeed JSON of a recipe; pure.
 
     Args:
         recipe: The recipe.
         decisions: What the hardware decides; None, where it is not known yet, renders one node's.
+        disk: This rank's own folder below ``sharding.offload_folder``.
 
     Raises:
         ConfigError: ``sharding.deepspeed`` says something else than the recipe field that decides it; the message names both.
@@ -120,6 +125,9 @@ def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None) -> d
         }
     if recipe.sharding.offload != "none":
         ours["zero_optimization"]["offload_optimizer"] = _TO_CPU
+    if recipe.sharding.offload_folder is not None:
+        to_disk = {"device": "nvme", "nvme_path": str(disk or recipe.sharding.offload_folder), "buffer_count": DISK_BUFFERS}
+        ours["zero_optimization"] |= {"sub_group_size": DISK_SUB_GROUP, "offload_optimizer": _TO_CPU | to_disk}
     if recipe.sharding.offload == "all":
         ours["zero_optimization"]["offload_param"] = _TO_CPU
     return _merged(ours, raw)

@@ -62,6 +62,8 @@ class Way:
     bucket_elements: int = 20_000_000
     offload: Offload = "none"
     """Counts for GPUs alone."""
+    disk_buffer_elements: int = 0
+    """What is in memory of optimiser states that lie on a disk; 0: they do not."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,12 @@ def _gradient(stage: int | None, whole: int, workers: int, way: Way) -> int:
 
 def _offloaded(whole: int, workers: int, way: Way) -> int:
     """A worker's share of the fp32 partition, its gradient and the moments, and of the parameters if they go too."""
-    return 0 if way.offload == "none" else round((2 + _MOMENTS + (way.offload == "all")) * whole / workers)
+    if way.offload == "none":
+        return 0
+    states, share = (2 + _MOMENTS) * whole / workers, whole / workers
+    if way.disk_buffer_elements:
+        states = min(states, _FP32 * way.disk_buffer_elements)
+    return round(states + (share if way.offload == "all" else 0))
 
 
 def _at_once(stage: int | None, whole: int, way: Way) -> int:

@@ -25,6 +25,7 @@ from training import leaving
 from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
 from training.checkpoint import Checkpoint, Progress, first_whole
 from training.config import RunConfig
+from training.disk_offload import own_folder, unusable
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
 from training.hardware import Decisions, decide
 from training.kept_tokens import Keeper
@@ -57,10 +58,20 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     from ray import train as ray_train
 
     recipe = KINDS[payload["verb"]].model_validate(payload["recipe"])
+    rank, folder = ray_train.get_context().get_world_rank(), Path(payload["run_folder"])
+    with own_folder(recipe.sharding.offload_folder, folder.name, rank) as disk:
+        return _train(payload, recipe, disk)
+
+
+def _train(payload: dict[str, Any], recipe: RunConfig, disk: Path | None) -> dict[str, Any]:
+    from ray import train as ray_train
+
     torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
     keep_freed_memory()
     context = ray_train.get_context()
     if refused := out_of_reach(Path(payload["run_folder"]), context.get_world_rank(), context.get_world_size()):
+        return {"refused": refused}
+    if refused := unusable(disk, context.get_world_rank(), context.get_world_size()):
         return {"refused": refused}
     device = _device(recipe)
     hardware = probe_gang(device)
@@ -71,7 +82,7 @@ def run_worker(payload: dict[str, Any]) -> dict[str, Any]:
     if damaged and checkpoint is None:
         # Returned, not raised, as below: a restart would find the same.
         return {"gave_up": f"no checkpoint is whole, so there is nothing to go on from: {'; '.join(damaged)}"}
-    engine = _engine(recipe, assembly, decisions, device, checkpoint)
+    engine = _engine(recipe, assembly, decisions, device, checkpoint, disk)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     attempt = agreed(secrets.token_hex(3), context.get_world_size())
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
@@ -337,7 +348,9 @@ class _Run:
         )
 
 
-def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None) -> Any:
+def _engine(
+    recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None, disk: Path | None
+) -> Any:
     if recipe.engine == "torch":
         return torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
     from training.deepspeed_json import deepspeed_config
@@ -348,7 +361,7 @@ def _engine(recipe: RunConfig, assembly: Assembly, decisions: Decisions, device:
         assembly.model,
         assembly.objective,
         recipe.optimiser,
-        deepspeed_config(recipe, decisions),
+        deepspeed_config(recipe, decisions, disk),
         device=device,
         checkpoint=checkpoint,
         precision=decisions.precision.value,

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from encoder.last_layer import compute_alike
 from training.checkpoint import Checkpoint, Fragment, write_fragments
+from training.disk_offload import in_memory
 from training.engine import WithObjective, clipped, moved, unscale
 from training.hardware import Precision
 from training.loop import Applied
@@ -29,6 +31,9 @@ from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
 from training.phases import Phases
+
+_Place = tuple[str, int, int, int]
+"""Parameter, start in it, offset in what is stepped, length."""
 
 
 class _Clipping:
@@ -91,11 +96,32 @@ def load_shared_memory_op() -> None:
     """Load the op by which processes of a CPU host communicate, built first where it is not yet; DeepSpeed then finds it loaded."""
     import deepspeed
     from deepspeed.accelerator import get_accelerator
-    from torch.utils.cpp_extension import _get_build_directory
 
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is not None and deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
-        one_at_a_time(Path(_get_build_directory(builder.name, verbose=False)), builder.load)
+        _load(builder)
+
+
+def load_disk_op() -> None:
+    """Load the op by which states go to disks, built first where it is not yet (minutes).
+
+    Raises:
+        ImportError: libaio or its headers are missing.
+        RuntimeError: It cannot be built.
+    """
+    lean_deepspeed()
+    from deepspeed.accelerator import get_accelerator
+
+    builder = get_accelerator().create_op_builder("AsyncIOBuilder")
+    if builder is None or not builder.is_compatible():
+        raise ImportError("no libaio, or no headers of it")
+    _load(builder)
+
+
+def _load(builder: Any) -> None:
+    from torch.utils.cpp_extension import _get_build_directory
+
+    one_at_a_time(Path(_get_build_directory(builder.name, verbose=False)), builder.load)
 
 
 class DeepSpeedEngine:
@@ -216,30 +242,31 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the fragments that this rank owns."""
-        return write_fragments(folder, self.rank, self.fragments())
+        copies = (replace(one, tensors={kind: tensor.clone() for kind, tensor in one.tensors.items()}) for one in self.fragments())
+        return write_fragments(folder, self.rank, copies)
 
     def fragments(self) -> Iterator[Fragment]:
-        """What this rank owns; no gathering."""
-        for name, start, owner, offset, length in self._places():
-            if self._stage == 0 and hash_rank(name, self.world_size) != self.rank:
-                continue  # every rank holds every tensor; each is written once
-            views = {"param": owner, **kept_state(self._optimiser, owner, self._kinds[name])}
-            yield Fragment(name, start, {kind: tensor.detach().reshape(-1).narrow(0, offset, length) for kind, tensor in views.items()})
+        """What this rank owns; no gathering. Of what lies on a disk a view is good until the next fragment is asked for."""
+        for owner, places in self._stepped().values():
+            with in_memory(self._zero, owner):
+                for name, start, offset, length in places:
+                    if self._stage == 0 and hash_rank(name, self.world_size) != self.rank:
+                        continue  # every rank holds every tensor; each is written once
+                    kept = {"param": owner, **kept_state(self._optimiser, owner, self._kinds[name])}
+                    views = {kind: tensor.detach().reshape(-1).narrow(0, offset, length) for kind, tensor in kept.items()}
+                    yield Fragment(name, start, views)
         for name, start, values in self._frozen():
             yield Fragment(name, start, {"param": values})
 
     def _load_moments(self, checkpoint: Checkpoint) -> None:
-        places = list(self._places())
-        kept: dict[int, tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
-        for name, start, owner, offset, length in places:
-            # Several parameters lie in one flat tensor; padding between them stays 0.
-            if id(owner) not in kept:
-                kept[id(owner)] = owner, {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in self._kinds[name]}
-            _, tensors = kept[id(owner)]
-            for kind, tensor in tensors.items():
-                tensor.reshape(-1).narrow(0, offset, length).copy_(checkpoint.read(kind, name, start, length))
-        for owner, tensors in kept.values():
-            restore_state(self._optimiser, owner, tensors, checkpoint.progress.optimiser_steps)
+        for owner, places in self._stepped().values():
+            with in_memory(self._zero, owner, is_changed=True):
+                # Several parameters lie in one flat tensor; padding between them stays 0.
+                tensors = {kind: torch.zeros_like(owner, dtype=torch.float32) for kind in self._kinds[places[0][0]]}
+                for name, start, offset, length in places:
+                    for kind, tensor in tensors.items():
+                        tensor.reshape(-1).narrow(0, offset, length).copy_(checkpoint.read(kind, name, start, length))
+                restore_state(self._optimiser, owner, tensors, checkpoint.progress.optimiser_steps)
 
     def _frozen(self) -> Iterator[tuple[str, int, torch.Tensor]]:
         """(name, start in the tensor, values) of what this rank writes of the parameters that nobody steps."""
@@ -255,6 +282,13 @@ class DeepSpeedEngine:
                 length = max(0, min(piece.numel(), parameter.ds_numel - start))  # type: ignore[attr-defined]
                 if length:
                     yield name, start, piece.narrow(0, 0, length)
+
+    def _stepped(self) -> dict[int, tuple[torch.Tensor, list[_Place]]]:
+        """Each fp32 tensor that this rank's optimiser steps, and what of it is which parameter's; by the tensor's id."""
+        found: dict[int, tuple[torch.Tensor, list[_Place]]] = {}
+        for name, start, owner, offset, length in self._places():
+            found.setdefault(id(owner), (owner, []))[1].append((name, start, offset, length))
+        return found
 
     def _places(self) -> Iterator[tuple[str, int, torch.Tensor, int, int]]:
         """(name, start in the tensor, fp32 tensor that the optimiser steps, offset in that, length) of all that this rank steps."""

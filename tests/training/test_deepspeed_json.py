@@ -89,6 +89,22 @@ def test_what_is_offloaded_is_said_to_deepspeed() -> None:
     assert [(one.get("offload_optimizer"), one.get("offload_param")) for one in zero] == [(None, None), (to_cpu, None), (to_cpu, to_cpu)]
 
 
+def test_states_that_go_to_a_disk_are_read_in_pieces_from_a_ranks_own_folder(tmp_path: Path) -> None:
+    asked = recipe(3, sharding={"zero_stage": 3, "offload": "all", "offload_folder": "/scratch"})
+    zero = deepspeed_config(asked, disk=tmp_path)["zero_optimization"]
+    assert (zero["offload_optimizer"]["device"], zero["offload_optimizer"]["nvme_path"]) == ("nvme", str(tmp_path))
+    assert zero["offload_param"]["device"] == "cpu"
+    assert zero["sub_group_size"] < deepspeed_config(recipe(3))["zero_optimization"]["sub_group_size"]
+    assert deepspeed_config(asked)["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/scratch"
+
+
+@pytest.mark.parametrize(("stage", "offload"), [(3, "none"), (2, "optimiser")])
+def test_a_disk_without_anything_for_it_is_refused(stage: int, offload: str) -> None:
+    says = rf"offload_folder takes ZeRO 3 and sharding\.offload, but has ZeRO {stage} and {offload}"
+    with pytest.raises(ValueError, match=says):
+        recipe(sharding={"zero_stage": stage, "offload": offload, "offload_folder": "/scratch"})
+
+
 @pytest.mark.parametrize(
     ("stage", "offload", "says"), [(0, "optimiser", "takes ZeRO 1 or more"), (2, "all", "takes ZeRO 3, but zero_stage is 2")]
 )

@@ -162,6 +162,9 @@ def test_what_is_offloaded_lies_in_the_nodes_memory_and_only_on_gpus() -> None:
     assert whole.host - held(3).host == 5 * share
     assert held(3, off).states - whole.states == share
     assert held(2, off, on_gpu=False) == held(2, on_gpu=False)
+    on_disk = held(3, Way("runs", offload="all", disk_buffer_elements=1_000_000))
+    assert on_disk.host - held(3).host == share + 4_000_000
+    assert held(3, Way("runs", offload="all", disk_buffer_elements=10**9)) == whole, "a small share needs no more than itself"
 
 
 def test_checkpoints_are_written_from_a_copy_of_a_workers_share() -> None:
