@@ -171,6 +171,38 @@ class AshaConfig(_Stopping):
         return tuple(math.ceil(self.grace_steps * self.reduction_factor**number) for number in range(count))
 
 
+class HyperBandConfig(_Stopping):
+    """HyperBand (Li et al. 2018, JMLR 18(185)) in its asynchronous form (Li et al. 2018, arXiv 1810.05934, section 3.2): ASHA in several
+    brackets, each of which begins to stop one rung later than the one before. For scores that mislead early on."""
+
+    kind: Literal["hyperband"]
+    reduction_factor: float = Field(3, gt=1)
+    """In a bracket, one in this many goes on at each rung."""
+
+    @property
+    def brackets(self) -> tuple[AshaConfig, ...]:
+        """The one that stops earliest first; the last stops nobody before the last rung."""
+        rungs = AshaConfig(max_steps=self.max_steps, grace_steps=self.grace_steps, reduction_factor=self.reduction_factor).rungs
+        return tuple(AshaConfig(max_steps=self.max_steps, grace_steps=rung, reduction_factor=self.reduction_factor) for rung in rungs)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Steps at which trials of any bracket are compared."""
+        return tuple(sorted({rung for bracket in self.brackets for rung in bracket.rungs}))
+
+    def bracket_of(self, number: int) -> int:
+        """Which of ``brackets`` a trial is in: always the one furthest behind its share, so that any number of trials is spread as
+        HyperBand spreads them, ηˢ / (s + 1) to the bracket that has s rungs after its first."""
+        last = len(self.brackets) - 1
+        weights = [self.reduction_factor ** (last - place) / (last - place + 1) for place in range(last + 1)]
+        counts = [0] * (last + 1)
+        for taken in range(number + 1):
+            behind = [weight / sum(weights) * (taken + 1) - count for weight, count in zip(weights, counts, strict=True)]
+            chosen = behind.index(max(behind))
+            counts[chosen] += 1
+        return chosen
+
+
 class MedianStopConfig(_Stopping):
     """Golovin et al. 2017 (Vizier): a trial is stopped when its best is worse than the median of the others' means up to that step."""
 
@@ -184,7 +216,7 @@ class MedianStopConfig(_Stopping):
         return (self.grace_steps,)
 
 
-Scheduler = Annotated[NoScheduler | AshaConfig | MedianStopConfig, Field(discriminator="kind")]
+Scheduler = Annotated[NoScheduler | AshaConfig | HyperBandConfig | MedianStopConfig, Field(discriminator="kind")]
 
 
 class BudgetConfig(Config):

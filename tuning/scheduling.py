@@ -13,7 +13,7 @@ from typing import Any, assert_never
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from tuning import config
-from tuning.config import AshaConfig, MedianStopConfig, NoScheduler
+from tuning.config import AshaConfig, HyperBandConfig, MedianStopConfig, NoScheduler
 from tuning.record import Record
 from tuning.trial import FAILED, NAMES
 
@@ -29,17 +29,24 @@ class Rule:
     """
 
     def __init__(self, scheduler: config.Scheduler, mode: str) -> None:
-        self._rule = _tunes(scheduler)
-        self._rule.set_search_properties(_SCORE, mode)
+        self._bracket_of: Callable[[int], int] = lambda number: 0
+        if isinstance(scheduler, HyperBandConfig):
+            # By number: Tune draws its brackets from an unseeded generator.
+            self._bracket_of = scheduler.bracket_of
+            self._rules = [_tunes(bracket) for bracket in scheduler.brackets]
+        else:
+            self._rules = [_tunes(scheduler)]
+        for rule in self._rules:
+            rule.set_search_properties(_SCORE, mode)
         self._trials: dict[int, _StandIn] = {}
 
     def goes_on(self, number: int, step: int, score: float) -> bool:
         """Take in a report, and decide."""
+        rule = self._rules[self._bracket_of(number)]
         if number not in self._trials:
             self._trials[number] = _StandIn(number)
-            self._rule.on_trial_add(None, self._trials[number])
-        trial = self._trials[number]
-        decision = self._rule.on_trial_result(None, trial, {_STEP: step, _SCORE: score})
+            rule.on_trial_add(None, self._trials[number])
+        decision = rule.on_trial_result(None, self._trials[number], {_STEP: step, _SCORE: score})
         return bool(decision == TrialScheduler.CONTINUE)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -56,12 +63,11 @@ class _StandIn:
         self.trial_id = str(number)
 
 
-def _tunes(scheduler: config.Scheduler) -> Any:
+def _tunes(scheduler: NoScheduler | AshaConfig | MedianStopConfig) -> Any:
     match scheduler:
         case NoScheduler():
             return FIFOScheduler()
         case AshaConfig():
-            # One bracket: with more, Tune draws brackets from an unseeded generator.
             return AsyncHyperBandScheduler(
                 time_attr=_STEP,
                 max_t=scheduler.max_steps,

@@ -11,7 +11,7 @@ import pytest
 from foundation.config import parse
 from foundation.errors import ConfigError
 from training.config import PretrainConfig
-from tuning.config import AshaConfig, StudyConfig
+from tuning.config import AshaConfig, HyperBandConfig, StudyConfig
 from tuning.study import TrialRow
 
 LR = {"kind": "log_uniform", "low": 1e-5, "high": 1e-3}
@@ -149,6 +149,14 @@ def test_rungs_are_those_of_tune(grace: int, factor: float, most: int, rungs: tu
     assert asha.rungs == rungs
     tunes = AsyncHyperBandScheduler(time_attr="step", max_t=most, grace_period=grace, reduction_factor=factor, brackets=1)
     assert asha.rungs == tuple(math.ceil(rung) for rung, _ in reversed(tunes._brackets[0]._rungs))
+
+
+def test_hyperband_has_a_bracket_for_each_rung_and_most_trials_where_they_stop_earliest() -> None:
+    config = HyperBandConfig(kind="hyperband", max_steps=81, grace_steps=1, reduction_factor=3)
+    assert config.rungs == (1, 3, 9, 27, 81)
+    assert [bracket.rungs for bracket in config.brackets] == [config.rungs[place:] for place in range(5)]
+    counts = [sum(config.bracket_of(number) == bracket for number in range(143)) for bracket in range(5)]
+    assert counts == [math.ceil(5 * 3**s / (s + 1)) for s in (4, 3, 2, 1, 0)], "as many as the paper begins in each"
 
 
 def test_a_recipe_of_a_pretraining_is_told_by_its_data_and_its_errors_name_its_own_keys() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tuning.config import Scheduler
+from tuning.config import HyperBandConfig, Scheduler
 from tuning.scheduling import Rule
 
 RULES = (
@@ -17,6 +17,7 @@ RULES = (
     {"kind": "asha", "max_steps": 80, "grace_steps": 10, "reduction_factor": 2},
     {"kind": "asha", "max_steps": 60, "grace_steps": 10, "reduction_factor": 3},
     {"kind": "median_stop", "max_steps": 80, "grace_steps": 20, "least_trials": 1},
+    {"kind": "hyperband", "max_steps": 90, "grace_steps": 10, "reduction_factor": 3},
 )
 PARSER: TypeAdapter[Scheduler] = TypeAdapter(Scheduler)
 
@@ -58,3 +59,16 @@ def test_a_trial_below_the_median_of_the_others_is_stopped_and_none_is_paused() 
     rule = Rule(PARSER.validate_python(RULES[3]), "max")
     assert [rule.goes_on(0, step, 0.8) for step in (10, 20, 30)] == [True, True, True]
     assert [rule.goes_on(1, step, 0.2) for step in (10, 20)] == [True, False]
+
+
+def test_in_hyperband_a_trial_is_compared_with_those_of_its_bracket_from_that_ones_first_rung_on() -> None:
+    config = PARSER.validate_python(RULES[4])
+    assert isinstance(config, HyperBandConfig)
+    early, late, last = ([number for number in range(40) if config.bracket_of(number) == bracket] for bracket in range(3))
+    rule = Rule(config, "max")
+    assert rule.goes_on(early[0], 10, 0.9)
+    assert rule.goes_on(late[0], 10, 0.1), "its bracket's first rung is at 30"
+    assert not rule.goes_on(early[1], 10, 0.1)
+    assert [rule.goes_on(late[0], step, 0.1) for step in (20, 30)] == [True, True], "it is the first of its bracket"
+    assert [rule.goes_on(late[1], step, 0.05) for step in (10, 20, 30)] == [True, True, False]
+    assert [rule.goes_on(last[0], 10 * step, 0.0) for step in range(1, 10)] == [True] * 8 + [False], "to the end of its budget"
