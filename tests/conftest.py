@@ -253,9 +253,12 @@ class SharedCluster:
         return Cli(self.env, cwd)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
-    """One cluster for all tests that only need one to be there; jobs and services on it must end with their test."""
+    """One cluster for all tests of a file that only need one to be there; jobs and services on it must end with their test.
+
+    Not for all files: an idle one takes a tenth of a core from the tests that come after.
+    """
     from cluster.ports import free_port
 
     home = tmp_path_factory.mktemp("shared_cluster") / "home"

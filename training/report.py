@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import yaml
 from foundation.home import write_atomically
 from foundation.page import page as framed
 from foundation.page import table, tiles
-from foundation.progress import duration, size
+from foundation.progress import duration, minute, size
 from training.charts import STYLE, bar, curves, legend
 from training.runs import REPORT_FILE, TRACE_FILE, Run
 
@@ -53,7 +52,7 @@ def page(run: Run) -> str:
 def _head(run: Run, figures: Mapping[str, Any]) -> str:
     told = [
         f"<span class=state>{escape(figures['state'])}</span>",
-        f"begun {datetime.fromtimestamp(run.about['started'], UTC):%Y-%m-%d %H:%M} UTC",
+        f"begun {minute(run.about['started'])} UTC",
         f"{duration(sum(seconds for part, seconds in figures['goodput'].items() if part != 'share'))} in all",
         f"encoder {escape(str(run.plan['recipe'].get('encoder', 'from scratch')))}",
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuning.config import ChoiceDimension, StudyConfig
-from tuning.record import Trial
+from tuning.record import Trial, short
 from tuning.repeats import Repeated
 from tuning.space import draw
 
@@ -290,14 +290,6 @@ def rungs_of(trials: Sequence[Trial], steps: Sequence[int], mode: str) -> list[R
 def told(sampled: Mapping[str, Any]) -> str:
     """Hyperparameters in a few words."""
     return ", ".join(f"{key} {short(value)}" for key, value in sampled.items())
-
-
-def short(value: Any) -> str:
-    """A value for people: three digits, and of a long text its end."""
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    text = str(value)
-    return text if len(text) <= 48 else f"…{text[-47:]}"
 
 
 def pairs(found: Sequence[Importance], study: optuna.Study, config: StudyConfig) -> list[str]:

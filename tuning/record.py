@@ -103,6 +103,14 @@ def named(number: int, seed: int | None) -> str:
     return f"trial {number}" if seed is None else f"trial {number} with seed {seed}"
 
 
+def short(value: Any, longest: int = 48) -> str:
+    """A hyperparameter for people: three digits, and of a long text its end."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    text = str(value)
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
 _WRITING = threading.Lock()
 # Names in a report's row that are no figures.
 _OWN = frozenset({"event", "time", "number", "seed", "score", "goes_on"})
@@ -166,6 +174,11 @@ class Story:
         _fold(self._known, self._tail.rows(), self._mode)
         return _of_search(self._known)
 
+    def repeats(self) -> dict[tuple[int, int], Trial]:
+        """Winners that are trained once more, by number and seed."""
+        _fold(self._known, self._tail.rows(), self._mode)
+        return _with_seeds(self._known)
+
 
 def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
     """The search's trials by number, from the record's rows; ``mode`` is the study's."""
@@ -176,11 +189,15 @@ def all_of(rows: Iterable[Mapping[str, Any]], mode: str) -> tuple[dict[int, Tria
     """The search's trials by number, and winners that were trained once more by number and seed, from the record's rows."""
     known: _Known = {}
     _fold(known, rows, mode)
-    return _of_search(known), {(number, seed): trial for (number, seed), trial in known.items() if seed is not None}
+    return _of_search(known), _with_seeds(known)
 
 
 def _of_search(known: _Known) -> dict[int, Trial]:
     return {number: trial for (number, seed), trial in known.items() if seed is None}
+
+
+def _with_seeds(known: _Known) -> dict[tuple[int, int], Trial]:
+    return {(number, seed): trial for (number, seed), trial in known.items() if seed is not None}
 
 
 def _fold(known: _Known, rows: Iterable[Mapping[str, Any]], mode: str) -> None:

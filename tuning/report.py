@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from foundation.errors import first_line
 from foundation.home import write_atomically
 from foundation.page import page as framed
 from foundation.page import table, tiles
+from foundation.progress import minute
 from training.planning import count_parameters
 from tuning import figures
 from tuning.config import StudyConfig
-from tuning.record import Trial
+from tuning.record import Trial, short
 from tuning.repeats import Repeated
 from tuning.studies import REPORT_FILE, Study, last_checkpoint
 
@@ -66,7 +66,7 @@ def as_csv(study: Study) -> str:
 def _head(study: Study, config: StudyConfig) -> str:
     told = [
         f"<span class=state>{escape(study.state)}</span>",
-        f"begun {datetime.fromtimestamp(study.about['started'], UTC):%Y-%m-%d %H:%M} UTC",
+        f"begun {minute(study.about['started'])} UTC",
         f"sampler {escape(config.sampler.kind)}, scheduler {escape(config.scheduler.kind)}, {config.concurrent} at once",
         f"data {escape(study.plan['data_fingerprint'][:12])}",
     ]
@@ -98,7 +98,7 @@ def _winner(study: Study, trials: Sequence[Trial]) -> str:
     best = study.best
     if best is None:
         return ""
-    rows = [(key, figures.short(value)) for key, value in best.sampled.items()]
+    rows = [(key, short(value)) for key, value in best.sampled.items()]
     scored = sum(trial.score is not None for trial in trials)
     checkpoint = last_checkpoint(study.folder, best.number)
     flatters = "" if study.repeated else ", so its own score flatters it"

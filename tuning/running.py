@@ -54,7 +54,15 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         folder,
         StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
         Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
-        Watch(record, trials.values(), count=config.trials, metric=plan.metric, mode=plan.mode, spent=share_spent),
+        Watch(
+            record,
+            trials.values(),
+            lambda: story.trials().values(),
+            count=config.trials,
+            metric=plan.metric,
+            mode=plan.mode,
+            spent=share_spent,
+        ),
         count=count,
         attempt=studies.attempt_folder(found.attempts),
     )
@@ -80,6 +88,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             starts.append(Start(trial.number, sampled, seed=seed, steps=trial.step))
         else:
             starts.append(_going_on(folder, known, record, steps=trial.step))
+    story = Story(record.path, plan.mode)
     say(f"tune: {len({trial.number for trial, _ in asked})} trials are trained with other seeds, {len(starts)} trainings")
     _tune(
         plan,
@@ -87,7 +96,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         folder,
         Listed(starts, metric=plan.metric, mode=plan.mode),
         Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
-        Watch(record, (), count=len(starts), metric=plan.metric, mode=plan.mode),
+        Watch(record, (), lambda: story.repeats().values(), count=len(starts), metric=plan.metric, mode=plan.mode),
         count=len(starts),
         attempt=studies.attempt_folder(found.attempts, repeats=True),
     )
@@ -131,7 +140,7 @@ def _tune(
     )
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
-    with Background(lambda: list(tuner.fit()), name="ray-tune") as work:
+    with watch.on_terminal(), Background(lambda: list(tuner.fit()), name="ray-tune") as work:
         try:
             work.result()
         except Exception as error:

@@ -84,6 +84,19 @@ class Study(Driven):
         scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed"]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
+    def brief(self) -> dict[str, Any]:
+        """For a list."""
+        ended = sum(trial.state != "unfinished" for trial in self.trials.values())
+        return {
+            "study_id": self.study_id,
+            "started": self.about["started"],
+            "state": self.state,
+            "trials_ended": ended,
+            "trials": self.plan["config"]["trials"],
+            "metric": self.plan["metric"],
+            "score": self.best.score if self.best else None,
+        }
+
     @property
     def attempts(self) -> int:
         """Drivers that have begun it or gone on with it."""

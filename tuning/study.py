@@ -41,8 +41,7 @@ from training.verb_config import Verb, verb_of
 from tuning import studies
 from tuning.budget import Spent, limits_told, share, spent
 from tuning.config import ChoiceDimension, StudyConfig
-from tuning.figures import short
-from tuning.record import Record, Trial
+from tuning.record import Record, Trial, short
 from tuning.recording import StudyRuns
 from tuning.repeats import Repeated
 from tuning.studies import Study, check_resumable

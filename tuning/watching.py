@@ -1,18 +1,27 @@
-"""What the person watching a study sees: a line for each report, each restart, each end. Runs in the driver, and decides nothing."""
+"""What the person watching a study sees: a table on a terminal, else a line for each report and each end; restarts are always said. Runs in
+the driver, and decides nothing."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
 from foundation.errors import first_line
 from foundation.progress import duration, say
+from tuning.live import View, table
 from tuning.record import Record, Trial, named
 from tuning.trial import FAILED
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_DRAW_EVERY_S = 1.0
 
 
 class Watch(Callback):  # type: ignore[misc]
@@ -21,6 +30,7 @@ class Watch(Callback):  # type: ignore[misc]
     Args:
         record: Of the study.
         known: Trials of earlier attempts.
+        trials: What is known now of those that are shown.
         count: How many there will be.
         metric: Shown.
         mode: ``max`` or ``min``.
@@ -28,9 +38,17 @@ class Watch(Callback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, record: Record, known: Iterable[Trial], *, count: int, metric: str, mode: str, spent: Callable[[], float] | None = None
+        self,
+        record: Record,
+        known: Iterable[Trial],
+        trials: Callable[[], Iterable[Trial]],
+        *,
+        count: int,
+        metric: str,
+        mode: str,
+        spent: Callable[[], float] | None = None,
     ) -> None:
-        self._record, self._metric, self._count, self._spent = record, metric, count, spent
+        self._record, self._trials, self._metric, self._mode, self._count, self._spent = record, trials, metric, mode, count, spent
         self._better = max if mode == "max" else min
         before = [*known]
         self._before = self._done = len([trial for trial in before if trial.state != "unfinished"])
@@ -38,6 +56,42 @@ class Watch(Callback):  # type: ignore[misc]
         scores = [report.score for trial in before for report in trial.reports]
         self._best: float | None = self._better(scores) if scores else None
         self._began = time.monotonic()
+        self._left_s: float | None = None
+        self._live: Live | None = None
+        self._drawn = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the terminal: Tune pickles its callbacks, and nobody reads that."""
+        return self.__dict__ | {"_live": None, "_trials": None, "_spent": None}
+
+    @contextmanager
+    def on_terminal(self) -> Iterator[None]:
+        """A table for the length of the block, if this is a terminal."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(console=Console(stderr=True), auto_refresh=False) as self._live:
+            self._draw()
+            try:
+                yield
+            finally:
+                self._draw()
+                self._live = None
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Many times a second."""
+        if self._live is not None and time.monotonic() - self._drawn >= _DRAW_EVERY_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        self._drawn = time.monotonic()
+        spent = self._spent() if self._spent else None
+        view = View(self._record.path.parent.name, self._metric, self._mode, [*self._trials()], self._count, self._left_s, spent)
+        self._live.update(table(view, time.time()), refresh=True)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """One report of one trial."""
@@ -45,6 +99,8 @@ class Watch(Callback):  # type: ignore[misc]
         if score is None:  # it tells that it failed
             return
         self._best = score if self._best is None else self._better(self._best, score)
+        if self._live is not None:
+            return
         of_budget = f"  budget {self._spent():.0%}" if self._spent else ""
         say(f"tune: {_named(trial)}: step {result['step']}  {self._metric} {score:.4f}  best so far {self._best:.4f}{of_budget}")
 
@@ -71,7 +127,9 @@ class Watch(Callback):  # type: ignore[misc]
         left = elapsed / (self._done - self._before) * (self._count - self._done)
         if self._spent and (spent := self._spent()) > self._spent_before:
             left = min(left, elapsed / (spent - self._spent_before) * max(0.0, 1 - spent))
-        say(f"tune: {_named(trial)} {how}: {self._done}/{self._count} trials, about {duration(left)} left")
+        self._left_s = left
+        if self._live is None or how != "ended":
+            say(f"tune: {_named(trial)} {how}: {self._done}/{self._count} trials, about {duration(left)} left")
 
 
 def _named(trial: Any) -> str:

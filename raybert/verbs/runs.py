@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foundation.errors import DataError
-from foundation.progress import say
+from foundation.progress import minute, say
 from raybert.options import AsJson, DryRun, require_absent, show
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ def list_runs(as_json: AsJson = False) -> None:
     found = [run.brief() for run in all_runs()]
     lines = []
     for item in found:
-        begun = f"{datetime.fromtimestamp(item['started'], UTC):%Y-%m-%d %H:%M}"
         score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
-        lines.append(f"{item['run_id']:<34} {begun}  {item['state']:<12}{item['steps_done']:>7}/{item['steps']:<7} {score}".rstrip())
+        run = f"{item['run_id']:<34} {minute(item['started'])}  {item['state']:<12}"
+        lines.append(f"{run}{item['steps_done']:>7}/{item['steps']:<7} {score}".rstrip())
     show({"runs": found}, "\n".join(lines) or "no runs yet; `raybert finetune` and `raybert pretrain` make them", as_json=as_json)
 
 

@@ -99,6 +99,24 @@ def search(
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 
+@app.command("list")
+def list_studies(as_json: AsJson = False) -> None:
+    """List the studies of this home, the latest first: state, trials, best score.
+
+    Example: raybert tune list
+    """
+    from foundation.progress import minute
+    from tuning.studies import all_studies
+
+    found = [study.brief() for study in all_studies()]
+    lines = []
+    for item in found:
+        score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
+        trials = f"{item['trials_ended']}/{item['trials']}"
+        lines.append(f"{item['study_id']:<34} {minute(item['started'])}  {item['state']:<12}{trials:>9} trials  {score}".rstrip())
+    show({"studies": found}, "\n".join(lines) or "no studies yet; `raybert tune` makes them", as_json=as_json)
+
+
 @app.command()
 def report(
     ref: Annotated[str, typer.Argument(help="Study's id, an unambiguous part of it, or its folder.", metavar="STUDY")],

@@ -54,6 +54,7 @@ class Tiny:
             "pretrain": ["data=builds/reviews", f"encoder={self.encoder}", "steps=4", "rows_per_step=4"],
             "tune": ["recipe.data.train=builds/reviews", f"recipe.encoder={self.encoder}", "trials=2", "report_every_steps=4"],
             "data show": [],
+            "tune list": [],
             "serve up": [f"port={self.port}"],
             "query": ["--url", f"http://127.0.0.1:{self.port}"],
             "cluster up": [f"dashboard_port={free_port()}", f"mlflow_port={free_port()}"],

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from foundation import driving
 from foundation.driving import driven
 from foundation.errors import ConfigError, DataError
 from foundation.home import home
+from foundation.progress import minute
+from raybert.verbs.tune import app
 from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
 from tuning import studies
@@ -165,3 +168,12 @@ def test_a_study_of_a_pretraining_begins_from_scratch_or_goes_on_from_an_encoder
     assert [*planned.locations.values()] == [""]
     continued = {**tree, "recipe": {"data": str(packed), "encoder": str(tmp_path / "encoder"), "steps": 40}}
     assert [*plan_study(StudyConfig.model_validate(continued)).locations.values()] == [str(tmp_path / "encoder")]
+
+
+def test_a_list_tells_how_far_each_study_is_and_its_best_score(config: StudyConfig) -> None:
+    left_study(config)
+    (found,) = [study.brief() for study in studies.all_studies()]
+    started = found.pop("started")
+    assert found == {"study_id": "left", "state": "lost", "trials_ended": 1, "trials": 4, "metric": "macro_f1", "score": 0.7}
+    told = CliRunner().invoke(app, ["list"]).stdout.split()
+    assert told == ["left", *minute(started).split(), "lost", "1/4", "trials", "macro_f1", "0.7000"]
