@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from foundation.errors import InputError
-from foundation.progress import say
+from foundation.progress import minute, say
 
 CALLER_REPORTS = "RAYBERT_CALLER_REPORTS"
 """Set by a verb that runs another one: the error is told once, by the caller, who reads it from the ``--json`` line."""
@@ -47,6 +47,18 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 
     plain = json.loads(json.dumps(plan, default=str))
     show({"dry_run": True, **plain}, yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip(), as_json=as_json)
+
+
+def line_of(name: str, item: Mapping[str, Any], done: str) -> str:
+    """A line of a list of runs or studies.
+
+    Args:
+        name: Its id.
+        item: ``started``, ``state``, ``metric``, ``score``.
+        done: How far it has come.
+    """
+    score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
+    return f"{name:<34} {minute(item['started'])}  {item['state']:<12}{done} {score}".rstrip()
 
 
 def require_absent(target: Path) -> None:

@@ -56,7 +56,6 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
         Watch(
             record,
-            trials.values(),
             lambda: story.trials().values(),
             count=config.trials,
             metric=plan.metric,
@@ -88,7 +87,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             starts.append(Start(trial.number, sampled, seed=seed, steps=trial.step))
         else:
             starts.append(_going_on(folder, known, record, steps=trial.step))
-    story = Story(record.path, plan.mode)
+    story, ended = Story(record.path, plan.mode), sum(trial.state != "unfinished" for trial in found.repeats.values())
     say(f"tune: {len({trial.number for trial, _ in asked})} trials are trained with other seeds, {len(starts)} trainings")
     _tune(
         plan,
@@ -96,7 +95,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         folder,
         Listed(starts, metric=plan.metric, mode=plan.mode),
         Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
-        Watch(record, (), lambda: story.repeats().values(), count=len(starts), metric=plan.metric, mode=plan.mode),
+        Watch(record, lambda: story.repeats().values(), count=ended + len(starts), metric=plan.metric, mode=plan.mode),
         count=len(starts),
         attempt=studies.attempt_folder(found.attempts, repeats=True),
     )

@@ -42,11 +42,11 @@ class Rule:
 
     def goes_on(self, number: int, step: int, score: float) -> bool:
         """Take in a report, and decide."""
-        rule = self._rules[self._bracket_of(number)]
         if number not in self._trials:
-            self._trials[number] = _StandIn(number)
-            rule.on_trial_add(None, self._trials[number])
-        decision = rule.on_trial_result(None, self._trials[number], {_STEP: step, _SCORE: score})
+            trial = self._trials[number] = _StandIn(number, self._rules[self._bracket_of(number)])
+            trial.rule.on_trial_add(None, trial)
+        trial = self._trials[number]
+        decision = trial.rule.on_trial_result(None, trial, {_STEP: step, _SCORE: score})
         return bool(decision == TrialScheduler.CONTINUE)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -57,10 +57,10 @@ class Rule:
 
 
 class _StandIn:
-    """All that the rules ask of a trial is who it is."""
+    """All that the rules ask of a trial is who it is; ``rule`` is the one of its bracket."""
 
-    def __init__(self, number: int) -> None:
-        self.trial_id = str(number)
+    def __init__(self, number: int, rule: Any) -> None:
+        self.trial_id, self.rule = str(number), rule
 
 
 def _tunes(scheduler: NoScheduler | AshaConfig | MedianStopConfig) -> Any:

@@ -29,8 +29,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     Args:
         record: Of the study.
-        known: Trials of earlier attempts.
-        trials: What is known now of those that are shown.
+        trials: What is known of them now; at first those of earlier attempts.
         count: How many there will be.
         metric: Shown.
         mode: ``max`` or ``min``.
@@ -40,7 +39,6 @@ class Watch(Callback):  # type: ignore[misc]
     def __init__(
         self,
         record: Record,
-        known: Iterable[Trial],
         trials: Callable[[], Iterable[Trial]],
         *,
         count: int,
@@ -50,7 +48,7 @@ class Watch(Callback):  # type: ignore[misc]
     ) -> None:
         self._record, self._trials, self._metric, self._mode, self._count, self._spent = record, trials, metric, mode, count, spent
         self._better = max if mode == "max" else min
-        before = [*known]
+        before = [*trials()]
         self._before = self._done = len([trial for trial in before if trial.state != "unfinished"])
         self._spent_before = spent() if spent else 0.0
         scores = [report.score for trial in before for report in trial.reports]

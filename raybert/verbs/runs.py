@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foundation.errors import DataError
-from foundation.progress import minute, say
-from raybert.options import AsJson, DryRun, require_absent, show
+from foundation.progress import say
+from raybert.options import AsJson, DryRun, line_of, require_absent, show
 
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
@@ -33,11 +33,7 @@ def list_runs(as_json: AsJson = False) -> None:
     from training.runs import all_runs
 
     found = [run.brief() for run in all_runs()]
-    lines = []
-    for item in found:
-        score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
-        run = f"{item['run_id']:<34} {minute(item['started'])}  {item['state']:<12}"
-        lines.append(f"{run}{item['steps_done']:>7}/{item['steps']:<7} {score}".rstrip())
+    lines = [line_of(item["run_id"], item, f"{item['steps_done']:>7}/{item['steps']:<7}") for item in found]
     show({"runs": found}, "\n".join(lines) or "no runs yet; `raybert finetune` and `raybert pretrain` make them", as_json=as_json)
 
 

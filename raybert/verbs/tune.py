@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, show, show_plan, warn
+from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, line_of, show, show_plan, warn
 
 
 class _Tune(TyperGroup):
@@ -105,15 +105,10 @@ def list_studies(as_json: AsJson = False) -> None:
 
     Example: raybert tune list
     """
-    from foundation.progress import minute
     from tuning.studies import all_studies
 
     found = [study.brief() for study in all_studies()]
-    lines = []
-    for item in found:
-        score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
-        trials = f"{item['trials_ended']}/{item['trials']}"
-        lines.append(f"{item['study_id']:<34} {minute(item['started'])}  {item['state']:<12}{trials:>9} trials  {score}".rstrip())
+    lines = [line_of(item["study_id"], item, f"{item['trials_ended']:>4}/{item['trials']:<4} trials") for item in found]
     show({"studies": found}, "\n".join(lines) or "no studies yet; `raybert tune` makes them", as_json=as_json)
 
 

@@ -58,6 +58,12 @@ def material(folder: Path, *, generated: bool) -> tuple[str, Path]:
     return str(make_encoder(folder / "encoder", hidden=64, layers=4)), write_reviews(folder / "reviews.csv", 2000)
 
 
+def real_recipe(encoder: str, data: Path, workers: int, sharding: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A fine-tune of a model that people use."""
+    recipe = {"encoder": encoder, "data": {"train": str(data)}, "rows_per_step": 8, "max_length": 48, "dropout": 0.0}
+    return recipe | {"schedule": {"peak_lr": 2e-5}, "workers": {"count": workers}, "sharding": sharding} | more
+
+
 def relative(found: list[float], wanted: list[float]) -> list[float]:
     """Relative differences, step by step."""
     return [abs(a - b) / abs(b) for a, b in zip(found, wanted, strict=True)]
@@ -68,17 +74,7 @@ def prove_engines(folder: Path, encoder: str, data: Path, steps: int) -> list[Fi
     from tests.support.gang import run_gangs
 
     def task(engine: str, stage: int, workers: int) -> dict[str, Any]:
-        recipe = {
-            "encoder": encoder,
-            "data": {"train": str(data)},
-            "rows_per_step": 8,
-            "rows_per_microbatch": 4,
-            "max_length": 48,
-            "dropout": 0.0,
-            "schedule": {"peak_lr": 2e-5},
-            "workers": {"count": workers},
-            "sharding": {"engine": engine, "zero_stage": stage},
-        }
+        recipe = real_recipe(encoder, data, workers, {"engine": engine, "zero_stage": stage}, rows_per_microbatch=4)
         return {"verb": "finetune", "encoder": encoder, "steps": steps, "recipe": recipe, "evaluates": False}
 
     gangs = {1: {"plain": task("torch", 0, 1)}, 2: {f"zero{stage}": task("deepspeed", stage, 2) for stage in range(4)}}
@@ -166,18 +162,10 @@ def prove_disk(folder: Path, encoder: str, data: Path) -> list[Finding]:
 
     def task(engine: str, upto: int = steps, **more: Any) -> dict[str, Any]:
         disk = {"zero_stage": 3, "offload": "all", "offload_folder": str(folder / "states")} if engine == "deepspeed" else {}
-        recipe = {
-            "encoder": encoder,
-            "data": {"train": str(data)},
-            "rows_per_step": 8,
-            "rows_per_microbatch": 2,
-            "max_length": 48,
-            "dropout": 0.0,
-            "schedule": {"peak_lr": 2e-5},
-            "optimiser": {"layer_decay": 0.8, "weight_decay": 0.1, "clip_norm": 0.5},
-            "workers": {"count": 2 if disk else 1},
-            "sharding": {"engine": engine, **disk, "deepspeed": {"zero_optimization": {"sub_group_size": 2_000_000}} if disk else {}},
-        }
+        small = {"deepspeed": {"zero_optimization": {"sub_group_size": 2_000_000}}} if disk else {}
+        groups = {"layer_decay": 0.8, "weight_decay": 0.1, "clip_norm": 0.5}
+        sharding = {"engine": engine, **disk, **small}
+        recipe = real_recipe(encoder, data, 2 if disk else 1, sharding, rows_per_microbatch=2, optimiser=groups)
         whole = {"verb": "finetune", "encoder": encoder, "steps": upto, "total_steps": steps, "recipe": recipe, "evaluates": False}
         return whole | more
 
