@@ -23,6 +23,7 @@ from encoder.last_layer import compute_alike
 from training.checkpoint import Checkpoint, Fragment, write_fragments
 from training.disk_offload import in_memory
 from training.engine import WithObjective, clipped, moved, unscale
+from training.gloo import gather_in_place
 from training.hardware import Precision
 from training.loop import Applied
 from training.loss_scale import LossScale
@@ -164,6 +165,8 @@ class DeepSpeedEngine:
         self._engine, self._zero, _, _ = deepspeed.initialize(
             model=wrapped, optimizer=optimiser, config=dict(rendered), dist_init_required=False
         )
+        if device.type == "cpu":
+            deepspeed.comm.comm.cdb.all_gather_function = gather_in_place
         if checkpoint is not None and checkpoint.has_moments():
             self._load_moments(checkpoint)
         self.loss_scale = loss_scale
