@@ -24,7 +24,7 @@ from foundation.champions import CHAMPION, MOST_WHY, PREVIOUS, Move, challenged,
 from foundation.errors import BundleError, GateError, RegistryError
 from foundation.evidence import Compared, Decision, Evaluation, decide, objections_to
 from foundation.home import Home, home, now_utc
-from foundation.versions import DATA, DIGEST, EVALUATION, GOING, RUN, Version
+from foundation.versions import DATA, DIGEST, EVALUATION, GOING, RUN, STUDY, Version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -162,6 +162,15 @@ class Registry:
         with contextlib.suppress(MlflowException), quiet_mlflow():
             return dict(self.client.get_run(version.run_id or "").data.params)
         return {}
+
+    def study_of(self, version: Version) -> str | None:
+        """The study whose recipe trained a version; None when there was none, or its run is not recorded at this store."""
+        from mlflow.exceptions import MlflowException
+
+        with contextlib.suppress(MlflowException), quiet_mlflow():
+            found: str | None = self.client.get_run(version.run_id or "").data.tags.get(STUDY)
+            return found
+        return None
 
     def bytes_of(self, version: Version) -> int:
         """What its files take where they are kept."""

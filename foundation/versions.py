@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 DIGEST = "raybert.digest"
 DATA = "raybert.data_fingerprint"
 RUN = "raybert.run_id"
+STUDY = "raybert.study"
 EVALUATION = "raybert.evaluation"
 GOING = "raybert.going"
 """Being removed, and not to be given an alias any more."""

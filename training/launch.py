@@ -24,6 +24,7 @@ from foundation.errors import ConfigError, RaybertError, RunError
 from foundation.home import git_revision, write_atomically, write_json
 from foundation.progress import say
 from foundation.records import Tail, read_rows
+from foundation.versions import STUDY
 from training import runs
 from training.checkpoint import MANIFEST, Checkpoint, first_whole
 from training.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -161,6 +162,7 @@ def _recorded(plan: TrainPlan, recipe: RunConfig, folder: Path) -> tuple[int, Re
     from training.recording import Recording
 
     tags = {"raybert.verb": plan.verb, "raybert.git": git_revision(Path(__file__).parent) or "unknown"}
+    tags |= {STUDY: plan.study} if plan.study else {}
     if plan.resumes is None:
         recording = Recording(plan.run_id, plan.recipe, tags)
         told = {"score": recipe.score, "score_order": recipe.score_order}

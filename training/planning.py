@@ -93,6 +93,8 @@ class TrainPlan:
     """What the checks of labelled rows warn of: kind, severity, message, count and the first rows of each."""
     resumes: Resumption | None = None
     """None for a run that is yet to begin."""
+    study: str | None = None
+    """Whose recipe this is, if it is a study's."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

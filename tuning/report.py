@@ -24,7 +24,8 @@ from tuning import figures
 from tuning.config import StudyConfig
 from tuning.record import Trial, short
 from tuning.repeats import Repeated
-from tuning.studies import REPORT_FILE, Study, last_checkpoint
+from tuning.resuming import last_checkpoint
+from tuning.studies import REPORT_FILE, Study
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "title": None, "height": 420, "width": None}
 

@@ -10,7 +10,7 @@ from cluster.background import Background
 from foundation.errors import RunError
 from foundation.progress import say
 from training.runs import TOKENS_FOLDER
-from tuning import studies
+from tuning import resuming, studies
 from tuning.budget import is_spent, share, spent
 from tuning.config import NoScheduler, StudyConfig
 from tuning.record import Record, Story, Trial
@@ -63,7 +63,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             spent=share_spent,
         ),
         count=count,
-        attempt=studies.attempt_folder(found.attempts),
+        attempt=resuming.attempt_folder(found.attempts),
     )
 
 
@@ -74,7 +74,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         RunError: Tune itself failed.
     """
     found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
-    asked = studies.waiting_repeats(found, config)
+    asked = resuming.waiting_repeats(found, config)
     if not asked:
         return
     starts = []
@@ -97,9 +97,9 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
         Watch(record, lambda: story.repeats().values(), count=ended + len(starts), metric=plan.metric, mode=plan.mode),
         count=len(starts),
-        attempt=studies.attempt_folder(found.attempts, repeats=True),
+        attempt=resuming.attempt_folder(found.attempts, repeats=True),
     )
-    studies.remove_repeats(folder)
+    resuming.remove_repeats(folder)
 
 
 def _tune(
@@ -152,12 +152,12 @@ def _tune(
 
 def _going_on(folder: Path, trial: Trial, record: Record, *, steps: int | None = None) -> Start:
     """A trial that its driver left, from its last whole checkpoint; what else it wrote is removed."""
-    checkpoint = studies.last_checkpoint(folder, trial.number, trial.seed)
-    studies.remove_surplus(folder, trial.number, checkpoint, trial.seed)
+    checkpoint = resuming.last_checkpoint(folder, trial.number, trial.seed)
+    resuming.remove_surplus(folder, trial.number, checkpoint, trial.seed)
     record.restarted(trial.number, "the study's driver was gone", trial.seed)
     place = str(checkpoint.folder) if checkpoint else None
     return Start(trial.number, dict(trial.sampled), place, trial.step, trial.seed, steps)
 
 
 def _folder_of(trial: Any) -> str:
-    return studies.trial_folder(trial.config["number"], trial.config["seed"])
+    return resuming.trial_folder(trial.config["number"], trial.config["seed"])

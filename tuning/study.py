@@ -44,7 +44,8 @@ from tuning.config import ChoiceDimension, StudyConfig
 from tuning.record import Record, Trial, short
 from tuning.recording import StudyRuns
 from tuning.repeats import Repeated
-from tuning.studies import Study, check_resumable
+from tuning.resuming import check_resumable, last_checkpoint
+from tuning.studies import Study
 from tuning.trial import trial_recipe
 
 
@@ -313,7 +314,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
             f"tune: no trial of {plan.study_id} ended with a score: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
         )
     write_atomically(folder / studies.BEST_FILE, dump_yaml(best_recipe(config, best)))
-    checkpoint = studies.last_checkpoint(folder, best.number)
+    checkpoint = last_checkpoint(folder, best.number)
     if checkpoint is None:
         say(f"warning: trial {best.number}: its checkpoint is not whole, so there is no {studies.CONTINUED_FILE}; {studies.BEST_FILE} is")
     else:

@@ -84,10 +84,12 @@ def show_model(
         raise RegistryError(f"{ref}: not a bundle; `models show` takes NAME, NAME@alias, NAME/version or a bundle folder")
     manifest, version = resolved.bundle.manifest, resolved.version
     served = [f"{name} at {url}" for name, url, ref in _services() if ref == version.ref] if version else []
+    study = Registry().study_of(version) if version else None
     result = {
         "ref": version.ref if version else ref,
         "path": resolved.location,
         "version": version.as_json() if version else None,
+        "study": study,
         "served_by": served,
         "manifest": manifest.model_dump(mode="json"),
     }
@@ -105,6 +107,7 @@ def show_model(
         f"  gates     {'; '.join(gates) or 'none checked'}",
         *(f"  measured  {item}" for item in measured),
         f"  run       {manifest.run_id} at {manifest.created}, git {manifest.git_revision or 'unknown'}",
+        *([f"  study     {study}"] if study else []),
         f"  data      {manifest.data_fingerprint}",
         *(f"  served    {item}" for item in served),
         f"  files     {resolved.location}",

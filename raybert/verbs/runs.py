@@ -138,6 +138,7 @@ def import_checkpoint(
     Nothing that the files name is executed.
 
     Example: raybert runs import universal/global_step1000 imported --strip model.
+
     Example: raybert pretrain -c recipe.yaml start_from=imported
     """
     from training.universal import Universal, import_universal
@@ -212,6 +213,7 @@ def prune(
     models have copies of their own.
 
     Example: raybert runs prune --older-than-days 7 --dry-run
+
     Example: raybert runs prune --whole --state failed --state lost
     """
     from dataclasses import asdict

@@ -63,6 +63,7 @@ def pretrain(
     """Train or continue an encoder on masked tokens, sharded by ZeRO over the workers.
 
     Example: raybert pretrain -c configs/pretrain_movie_reviews_cpu.yaml data=build/movie_reviews steps=50
+
     Example: raybert pretrain --resume pretrain-20260101-120000-abcdef
     """
     which = _Which(name, resume, accept_changes)
@@ -85,6 +86,7 @@ def finetune(
     """Fine-tune an encoder into a classifier; writes a bundle and, with register_as, a model version.
 
     Example: raybert finetune data.train=reviews.csv --encoder my-encoder@champion register_as=reviews
+
     Example: raybert finetune --resume finetune-20260101-120000-abcdef workers.count=2
     """
     which = _Which(name, resume, accept_changes)
@@ -117,11 +119,14 @@ def _with_encoder(overrides: list[str] | None, encoder: str | None) -> list[str]
 def _run(
     verb: Any, config: Path | None, overrides: list[str], which: _Which, address: str | None, profile: bool, dry_run: bool, as_json: bool
 ) -> None:
+    from dataclasses import replace
+
     from foundation.config import load, with_values
     from foundation.home import checked_run_id
     from training.config import FinetuneConfig, PretrainConfig
     from training.planning import plan
     from training.runs import RECIPE_FILE, open_run
+    from tuning.studies import study_of
 
     which.check()
     run_id = checked_run_id(which.name) if which.name is not None else None
@@ -131,11 +136,11 @@ def _run(
     if profile and recipe.profile_steps is None:
         recipe = with_values(recipe, {"profile_steps": PROFILED_STEPS}, where="--profile")
     if run is None:
-        planned = plan(verb, recipe, run_id=run_id)
+        planned = replace(plan(verb, recipe, run_id=run_id), study=study_of(config))
     else:
         from training.resuming import resumed
 
-        planned = resumed(verb, run, recipe, accepts_changes=which.accepts_changes)
+        planned = replace(resumed(verb, run, recipe, accepts_changes=which.accepts_changes), study=run.plan.get("study"))
     warn(planned.findings)
     if dry_run:
         show_plan(planned.as_json(), as_json=as_json)

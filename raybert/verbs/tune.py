@@ -66,6 +66,7 @@ def search(
     `raybert tune report STUDY` writes the page anew, or as far as the study is, or its trials as CSV.
 
     Example: raybert tune -c configs/tune_movie_reviews_cpu.yaml trials=4 recipe.data.train=build/movie_reviews
+
     Example: raybert tune --resume tune-20260101-120000-abcdef trials=16
     """
     from foundation.config import load
@@ -122,6 +123,7 @@ def report(
     """Write a study's report, one HTML file that needs nothing beside it; of a study that is under way, as far as it is.
 
     Example: raybert tune report tune-20260101-120000-abcdef --out study.html
+
     Example: raybert tune report tune-20260101-120000-abcdef --csv > trials.csv
     """
     from foundation.errors import ConfigError

@@ -69,8 +69,9 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     recipe = yaml.safe_load(Path(found["best_recipe"]).read_text())
     assert (recipe["encoder"], recipe["start_from"]) == (best["sampled"]["encoder"], None)
     assert found["study_id"] not in Path(found["best_recipe"]).read_text()
-    again = cli("finetune", "-c", found["best_recipe"], "--json", timeout_s=90)
+    again = cli("finetune", "-c", found["best_recipe"], "register_as=winner", "--json", timeout_s=90)
     assert again.exit_code == 0, again.err
+    assert cli("models", "show", again.json["version"], "--json").json["study"] == found["study_id"]
     assert (again.json["metrics"]["accuracy"], again.json["steps"]) == (best["score"], best["best_step"])
 
     # From the winner's checkpoint, to the end of the schedule.

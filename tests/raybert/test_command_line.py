@@ -58,6 +58,7 @@ def test_every_command_shows_an_example_and_can_answer_a_machine(name: str) -> N
         default = getattr(verb(name), "default", None)
         named = full.removesuffix(f" {default}") if default else full
         assert f"Example: {named}" in " ".join((command.help or "").split()), f"{full}: its help shows no example"
+        assert all(part.count("Example: ") <= 1 for part in (command.help or "").split("\n\n")), f"{full}: examples run into each other"
         assert "--json" in options, f"{full}: no --json"
         # ``plan`` starts nothing in any case.
         assert "--config" not in options or "--dry-run" in options or name == "plan", f"{full}: takes a recipe but has no --dry-run"

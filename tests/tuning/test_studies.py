@@ -21,7 +21,8 @@ from training.checkpoint import Fragment, Progress, write_fragments, write_manif
 from tuning import studies
 from tuning.config import StudyConfig
 from tuning.record import Record
-from tuning.studies import last_checkpoint, open_study, remove_surplus
+from tuning.resuming import last_checkpoint, remove_surplus
+from tuning.studies import open_study
 from tuning.study import StudyPlan, plan_study
 
 pytestmark = pytest.mark.usefixtures("raybert_home")
@@ -177,3 +178,11 @@ def test_a_list_tells_how_far_each_study_is_and_its_best_score(config: StudyConf
     assert found == {"study_id": "left", "state": "lost", "trials_ended": 1, "trials": 4, "metric": "macro_f1", "score": 0.7}
     told = CliRunner().invoke(app, ["list"]).stdout.split()
     assert told == ["left", *minute(started).split(), "lost", "1/4", "trials", "macro_f1", "0.7000"]
+
+
+def test_a_recipe_file_of_a_study_is_known_by_its_folder(config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = left_study(config)
+    monkeypatch.chdir(folder)
+    assert [studies.study_of(folder / name) for name in (studies.BEST_FILE, studies.CONTINUED_FILE)] == ["left", "left"]
+    assert studies.study_of(Path(studies.BEST_FILE)) == "left"
+    assert [studies.study_of(file) for file in (None, folder / studies.CONFIG_FILE, tmp_path / studies.BEST_FILE)] == [None] * 3
