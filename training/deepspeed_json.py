@@ -85,7 +85,8 @@ def deepspeed_config(recipe: RunConfig, decisions: Decisions | None = None, disk
         "gradient_clipping": recipe.optimiser.clip_norm if stage else 0.0,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "gradient_allreduce_op": "mean",
+        # Ours is a sum over the step's tokens; only stage 3 insists on a mean.
+        "gradient_allreduce_op": "sum" if stage < 3 else "mean",
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": "fp32"},
         "fp16": {"enabled": False},

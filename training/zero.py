@@ -23,7 +23,6 @@ from encoder.last_layer import compute_alike
 from training.checkpoint import Checkpoint, Fragment, write_fragments
 from training.disk_offload import in_memory
 from training.engine import WithObjective, clipped, moved, unscale
-from training.gloo import gather_in_place
 from training.hardware import Precision
 from training.loop import Applied
 from training.loss_scale import LossScale
@@ -32,6 +31,7 @@ from training.objectives import Batch, ModelObjective
 from training.optimiser_config import OptimiserConfig
 from training.optimisers import Kind, kept_state, new_optimiser, restore_state, set_rates, state_kinds
 from training.phases import Phases
+from training.zero_on_cpus import gather_in_place, norm_over_ranks
 
 _Place = tuple[str, int, int, int]
 """Parameter, start in it, offset in what is stepped, length."""
@@ -151,6 +151,7 @@ class DeepSpeedEngine:
         self.world_size = torch.distributed.get_world_size()
         self.device = device
         self._stage = int(rendered["zero_optimization"]["stage"])
+        self._takes_mean = rendered["gradient_allreduce_op"] == "mean"
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._parameters = dict(model.named_parameters())
@@ -167,6 +168,8 @@ class DeepSpeedEngine:
         )
         if device.type == "cpu":
             deepspeed.comm.comm.cdb.all_gather_function = gather_in_place
+            if self._stage:
+                self._zero.get_grad_norm_direct = norm_over_ranks
         if checkpoint is not None and checkpoint.has_moments():
             self._load_moments(checkpoint)
         self.loss_scale = loss_scale
@@ -179,15 +182,16 @@ class DeepSpeedEngine:
         return inner
 
     def accumulate(self, batch: Batch, *, scale: float) -> float:
-        """Forward and backward of one micro-batch. DeepSpeed averages over ranks, so the sum is scaled up by their number."""
+        """Forward and backward of one micro-batch. Where DeepSpeed averages over ranks, the sum is scaled up by their number."""
         self._engine.train()
+        ranks = self.world_size if self._takes_mean else 1
         with self.phases("forward"):
-            loss = self._engine(moved(batch, self.device)) * (scale * self.world_size)
+            loss = self._engine(moved(batch, self.device)) * (scale * ranks)
         # At stages 1 to 3 ZeRO itself scales.
         factor = self.loss_scale.factor if self.loss_scale and self._stage == 0 else 1.0
         with self.phases("backward"):
             self._engine.backward(loss * factor, scale_wrt_gas=False)
-        return float(loss.detach()) / self.world_size
+        return float(loss.detach()) / ranks
 
     def apply(self, *, learning_rate: float) -> Applied:
         """Reduce, clip, step, clear."""
