@@ -25,11 +25,11 @@ _SHORT = 100
 
 _CODE = 85_000_000
 """Pages of libraries and data that come in while a worker trains."""
-_HELD_PER_BYTE: Mapping[int | None, float] = {None: 1.37, 0: 1.68, 1: 2.1, 2: 1.95, 3: 1.89}
+_HELD_PER_BYTE: Mapping[int | None, float] = {None: 1.37, 0: 1.68, 1: 1.74, 2: 1.86, 3: 1.66}
 """By stage, None for the torch engine: what a process on a CPU holds for each byte of tensors. glibc keeps what was freed and cuts it up
 (``memory.py``), and DeepSpeed's communication keeps buffers. Measured after 8 steps: 4 x 256, 4 x 512 and 6 x 384, 2,048 tokens a worker,
-vocabulary 30,522, one worker or two, on an AMD EPYC and, the stages again, on an Intel Xeon with AVX-512, which holds 3 to 6 % more; single
-runs lie up to 11 % beside it."""
+vocabulary 30,522, one worker or two, on an AMD EPYC; stages 1 to 3 on an Intel Xeon with AVX-512 (4 x 256 and 4 x 512), which at stage 0
+holds 3 to 6 % more. Medians of three lie up to 9 % beside it, single runs up to 20 %."""
 _CUDA_CONTEXT = 500_000_000
 _HELD_PER_BYTE_ON_GPUS = 1.1
 """Assumed, not measured: the caching allocator's waste."""
