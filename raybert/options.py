@@ -11,12 +11,15 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foundation.errors import InputError
 from foundation.progress import minute, say
+
+if TYPE_CHECKING:
+    from foundation.pruning import Asked, Pruning
 
 CALLER_REPORTS = "RAYBERT_CALLER_REPORTS"
 """Set by a verb that runs another one: the error is told once, by the caller, who reads it from the ``--json`` line."""
@@ -32,6 +35,16 @@ Address = Annotated[
         help="Ray cluster HOST:PORT. Default: the one that `cluster up` started, else a private one for this command.",
         show_default=False,
     ),
+]
+OlderThan = Annotated[
+    float | None,
+    typer.Option(
+        "--older-than-days", min=0, help="Only those that ended so long ago. Default: 30; of those that are named 0.", show_default=False
+    ),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option("--state", help="Only those that are finished, failed, interrupted or lost; repeatable.", show_default=False),
 ]
 ModelRef = Annotated[str, typer.Option("--model", help="Directory, NAME@alias, NAME/version, pypi:… or Hugging Face id.")]
 
@@ -59,6 +72,35 @@ def line_of(name: str, item: Mapping[str, Any], done: str) -> str:
     """
     score = f"{item['metric']} {item['score']:.4f}" if item["score"] is not None else ""
     return f"{name:<34} {minute(item['started'])}  {item['state']:<12}{done} {score}".rstrip()
+
+
+def asked_for(refs: list[str] | None, days: float | None, states: list[str] | None, whole: bool, dry_run: bool) -> Asked:
+    """What options of a ``prune`` ask for."""
+    from foundation.pruning import DAY_S, Asked
+
+    age = days if days is not None else (0.0 if refs else 30.0)
+    return Asked(older_than_s=DAY_S * age, states=states or (), whole=whole, dry_run=dry_run)
+
+
+def show_pruning(found: Pruning, what: str, *, named: bool, dry_run: bool, as_json: bool) -> None:
+    """Print what a ``prune`` removed.
+
+    Args:
+        found: That.
+        what: ``runs`` or ``studies``.
+        named: Whether they were named: then each that stays is told with its reason.
+        dry_run: Nothing was removed.
+        as_json: One line for machines.
+    """
+    from dataclasses import asdict
+
+    from foundation.progress import size
+
+    lines = [f"{item.id:<34} {item.state:<12}{item.what:<12}{size(item.bytes):>10}" for item in found.gone]
+    lines += [f"{item.id:<34} stays: {item.reason}" for item in found.kept] if named else []
+    did = "would remove" if dry_run else "removed"
+    lines.append(f"{did} {size(found.bytes)} of {len(found.gone)} {what}; {len(found.kept)} stay as they are")
+    show({**asdict(found), "bytes": found.bytes, "dry_run": dry_run}, "\n".join(lines), as_json=as_json)
 
 
 def require_absent(target: Path) -> None:

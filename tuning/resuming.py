@@ -14,7 +14,7 @@ from tuning.budget import is_spent, limits_told, spent
 from tuning.config import StudyConfig
 from tuning.record import Trial
 from tuning.repeats import wanted
-from tuning.studies import Study
+from tuning.studies import Study, checkpoints
 
 _FREE = frozenset({"trials", "concurrent", "recipe.workers.max_failures"})
 """Keys that may differ when a study is gone on with."""
@@ -63,22 +63,6 @@ def waiting_repeats(study: Study, config: StudyConfig) -> list[tuple[Trial, int]
     asked = wanted(study.trials.values(), config.repeat, study.plan["mode"], config.recipe.seed)
     known = study.repeats
     return [(trial, seed) for trial, seed in asked if (trial.number, seed) not in known or known[trial.number, seed].state == "unfinished"]
-
-
-def trial_folder(number: int, seed: int | None = None) -> str:
-    """A trial's folder within an attempt's, or a repeat's."""
-    return f"trial-{number:03d}" if seed is None else f"trial-{number:03d}-seed-{seed}"
-
-
-def attempt_folder(attempt: int, *, repeats: bool = False) -> str:
-    """An attempt's folder within the study's: of the search, or of the repeats after it."""
-    return f"repeats-{attempt}" if repeats else f"attempt-{attempt}"
-
-
-def checkpoints(folder: Path, number: int, seed: int | None = None) -> list[Path]:
-    """Folders of a trial's checkpoints, whole or not, the latest first."""
-    found = folder.glob(f"*-*/{trial_folder(number, seed)}/checkpoint_*")
-    return sorted(found, key=lambda path: (int(path.parts[-3].rpartition("-")[2]), path.name), reverse=True)
 
 
 def last_checkpoint(folder: Path, number: int, seed: int | None = None) -> Checkpoint | None:

@@ -63,7 +63,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             spent=share_spent,
         ),
         count=count,
-        attempt=resuming.attempt_folder(found.attempts),
+        attempt=studies.attempt_folder(found.attempts),
     )
 
 
@@ -97,7 +97,7 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
         Watch(record, lambda: story.repeats().values(), count=ended + len(starts), metric=plan.metric, mode=plan.mode),
         count=len(starts),
-        attempt=resuming.attempt_folder(found.attempts, repeats=True),
+        attempt=studies.attempt_folder(found.attempts, repeats=True),
     )
     resuming.remove_repeats(folder)
 
@@ -160,4 +160,4 @@ def _going_on(folder: Path, trial: Trial, record: Record, *, steps: int | None =
 
 
 def _folder_of(trial: Any) -> str:
-    return resuming.trial_folder(trial.config["number"], trial.config["seed"])
+    return studies.trial_folder(trial.config["number"], trial.config["seed"])

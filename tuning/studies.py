@@ -15,7 +15,7 @@ from typing import Any
 from foundation import driving
 from foundation.driving import Driven
 from foundation.errors import DataError
-from foundation.home import home
+from foundation.home import Home, home
 from foundation.records import read_rows
 from tuning.record import Trial, all_of
 from tuning.repeats import Repeated, compare
@@ -75,6 +75,12 @@ class Study(Driven):
         scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed"]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
+    @property
+    def places(self) -> list[str]:
+        """Folders that its recipes begin from."""
+        named = [*self.plan["locations"].values(), self.plan["config"]["recipe"].get("start_from")]
+        return [place for place in named if place]
+
     def brief(self) -> dict[str, Any]:
         """For a list."""
         ended = sum(trial.state != "unfinished" for trial in self.trials.values())
@@ -117,8 +123,30 @@ def study_of(recipe: Path | None) -> str | None:
     return recipe.resolve().parent.name
 
 
-def all_studies() -> list[Study]:
+def all_studies(where: Home | None = None) -> list[Study]:
     """The studies of a home, the latest first."""
-    said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in driving.folders(home().runs, STUDY_FILE)}
+    folders = driving.folders((where or home()).runs, STUDY_FILE)
+    said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in folders}
     found = [Study(folder, about, result) for folder, (about, result) in said.items() if _RECORDED in about]
     return sorted(found, key=lambda study: -study.about["started"])
+
+
+def trial_folder(number: int, seed: int | None = None) -> str:
+    """A trial's folder within an attempt's, or a repeat's."""
+    return f"trial-{number:03d}" if seed is None else f"trial-{number:03d}-seed-{seed}"
+
+
+def attempt_folder(attempt: int, *, repeats: bool = False) -> str:
+    """An attempt's folder within the study's: of the search, or of the repeats after it."""
+    return f"repeats-{attempt}" if repeats else f"attempt-{attempt}"
+
+
+def checkpoints(folder: Path, number: int, seed: int | None = None) -> list[Path]:
+    """Folders of a trial's checkpoints, whole or not, the latest first."""
+    found = folder.glob(f"*-*/{trial_folder(number, seed)}/checkpoint_*")
+    return sorted(found, key=lambda path: (int(path.parts[-3].rpartition("-")[2]), path.name), reverse=True)
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Folders of the checkpoints of all trials and repeats."""
+    return sorted(folder.glob("*-*/trial-*/checkpoint_*"))

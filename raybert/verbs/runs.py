@@ -9,7 +9,7 @@ import typer
 
 from foundation.errors import DataError
 from foundation.progress import say
-from raybert.options import AsJson, DryRun, line_of, require_absent, show
+from raybert.options import AsJson, DryRun, OlderThan, States, asked_for, line_of, require_absent, show, show_pruning
 
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
@@ -191,44 +191,26 @@ def prune(
     refs: Annotated[
         list[str] | None, typer.Argument(help="Runs. Default: all of this home.", metavar="[RUN]...", show_default=False)
     ] = None,
-    older_than_days: Annotated[
-        float | None,
-        typer.Option(
-            "--older-than-days", min=0, help="Only runs that ended so long ago. Default: 30; of runs that are named 0.", show_default=False
-        ),
-    ] = None,
-    states: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--state", help="Only runs that are finished, failed, interrupted or lost; more than once for several.", show_default=False
-        ),
-    ] = None,
+    older_than_days: OlderThan = None,
+    states: States = None,
     whole: Annotated[bool, typer.Option("--whole", help="Remove all of a run, bundle and record too, and of runs in any state.")] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove checkpoints of finished runs; bundle, record and report stay. Runs that are running are never touched.
 
-    A run that could be gone on with keeps its checkpoints, and with --whole a run stays from which another one began that stays. Registered
-    models have copies of their own.
+    A run that could be gone on with keeps its checkpoints, and with --whole a run stays from which another one began that stays, or which a
+    study's recipes name. Registered models have copies of their own.
 
     Example: raybert runs prune --older-than-days 7 --dry-run
 
     Example: raybert runs prune --whole --state failed --state lost
     """
-    from dataclasses import asdict
-
-    from foundation.progress import size
-    from training.pruning import DAY_S
     from training.pruning import prune as prune_runs
     from training.runs import open_run
+    from tuning.studies import all_studies
 
-    days = older_than_days if older_than_days is not None else (0.0 if refs else 30.0)
+    asked = asked_for(refs, older_than_days, states, whole, dry_run)
     chosen = [open_run(ref) for ref in refs] if refs else None
-    found = prune_runs(chosen, older_than_s=DAY_S * days, states=states or (), whole=whole, dry_run=dry_run)
-    lines = [f"{item.run_id:<34} {item.state:<12}{item.what:<12}{size(item.bytes):>10}" for item in found.gone]
-    lines += [f"{item.run_id:<34} stays: {item.reason}" for item in found.kept] if refs else []
-    lines.append(
-        f"{'would remove' if dry_run else 'removed'} {size(found.bytes)} of {len(found.gone)} runs; {len(found.kept)} stay as they are"
-    )
-    show({**asdict(found), "bytes": found.bytes, "dry_run": dry_run}, "\n".join(lines), as_json=as_json)
+    studies = {study.study_id: study.places for study in all_studies()} if whole else {}
+    show_pruning(prune_runs(asked, chosen, studies=studies), "runs", named=bool(refs), dry_run=dry_run, as_json=as_json)

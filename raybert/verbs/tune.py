@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raybert.options import Address, AsJson, ConfigFile, DryRun, Overrides, line_of, show, show_plan, warn
+from raybert.options import (
+    Address,
+    AsJson,
+    ConfigFile,
+    DryRun,
+    OlderThan,
+    Overrides,
+    States,
+    asked_for,
+    line_of,
+    show,
+    show_plan,
+    show_pruning,
+    warn,
+)
 
 
 class _Tune(TyperGroup):
@@ -145,3 +159,31 @@ def report(
     else:
         written = write_report(study, out.absolute() if out else None)
     show({"study_id": study.study_id, "report": str(written)}, f"report of {study.study_id}: {written}", as_json=as_json)
+
+
+@app.command()
+def prune(
+    refs: Annotated[
+        list[str] | None, typer.Argument(help="Studies. Default: all of this home.", metavar="[STUDY]...", show_default=False)
+    ] = None,
+    older_than_days: OlderThan = None,
+    states: States = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Remove all of a study, recipes too, and of studies in any state.")] = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove checkpoints of finished studies' trials, but for the winner's; record, recipes and report stay.
+
+    A study that could be gone on with keeps them, and one that is running is never touched. With --whole a study stays from which a run
+    began.
+
+    Example: raybert tune prune --older-than-days 7 --dry-run
+
+    Example: raybert tune prune tune-20260101-120000-abcdef --whole
+    """
+    from tuning.pruning import prune as prune_studies
+    from tuning.studies import open_study
+
+    asked = asked_for(refs, older_than_days, states, whole, dry_run)
+    chosen = [open_study(ref) for ref in refs] if refs else None
+    show_pruning(prune_studies(asked, chosen), "studies", named=bool(refs), dry_run=dry_run, as_json=as_json)

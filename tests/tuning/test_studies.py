@@ -15,11 +15,14 @@ from foundation.driving import driven
 from foundation.errors import ConfigError, DataError
 from foundation.home import home
 from foundation.progress import minute
+from foundation.pruning import Asked
 from raybert.verbs.tune import app
 from tests.support.tiny import make_encoder, make_packed, write_reviews
+from training import runs
 from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
 from tuning import studies
 from tuning.config import StudyConfig
+from tuning.pruning import prune
 from tuning.record import Record
 from tuning.resuming import last_checkpoint, remove_surplus
 from tuning.studies import open_study
@@ -186,3 +189,42 @@ def test_a_recipe_file_of_a_study_is_known_by_its_folder(config: StudyConfig, tm
     assert [studies.study_of(folder / name) for name in (studies.BEST_FILE, studies.CONTINUED_FILE)] == ["left", "left"]
     assert studies.study_of(Path(studies.BEST_FILE)) == "left"
     assert [studies.study_of(file) for file in (None, folder / studies.CONFIG_FILE, tmp_path / studies.BEST_FILE)] == [None] * 3
+
+
+def with_checkpoints(folder: Path) -> dict[int, list[Path]]:
+    """Two checkpoints of each of three trials, of 1,000 bytes."""
+    made: dict[int, list[Path]] = {}
+    for number in range(3):
+        for attempt, name in ((1, "checkpoint_000000"), (2, "checkpoint_000000")):
+            path = folder / studies.attempt_folder(attempt) / studies.trial_folder(number) / name
+            path.mkdir(parents=True)
+            (path / "tensors").write_bytes(b"x" * 1000)
+            made.setdefault(number, []).append(path)
+    return made
+
+
+def test_a_finished_study_keeps_only_the_winners_last_checkpoint(config: StudyConfig) -> None:
+    made = with_checkpoints(folder := left_study(config, state="finished"))
+    assert CliRunner().invoke(app, ["prune", "left", "--dry-run"]).output == (
+        f"{'left':<34} finished    checkpoints       5 kB\nwould remove 5 kB of 1 studies; 0 stay as they are\n"
+    )
+    assert [item.bytes for item in prune(Asked()).gone] == [5000]
+    assert [path.exists() for path in made[1]] == [False, True], "trial 1 has the best score"
+    assert not any(path.exists() for number in (0, 2) for path in made[number])
+    assert [item.reason for item in prune(Asked()).kept] == ["has no checkpoints"]
+    (gone,) = prune(Asked(whole=True)).gone
+    assert (gone.what, folder.exists()) == ("study", False)
+
+
+def test_a_study_that_could_be_gone_on_with_and_one_that_a_run_began_from_stay(config: StudyConfig) -> None:
+    made = with_checkpoints(folder := left_study(config))
+    assert [item.reason for item in prune(Asked()).kept] == ["is lost, but could be gone on with"]
+    driving.end(folder / studies.STUDY_FILE, "finished")
+    run = home().runs / "heir"
+    run.mkdir()
+    recipe = {"start_from": str(made[1][1])}
+    runs.begin(run, {"verb": "finetune", "steps": 20, "recipe": recipe, "location": ""}, score="accuracy", score_order="max")
+    runs.end(run, "finished")
+    assert [item.reason for item in prune(Asked(whole=True)).kept] == ["heir began from it"]
+    assert len(prune(Asked()).gone) == 1, "the run has finished, and does not need it again"
+    assert folder.exists()
