@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,9 @@ def why_it_stays(item: Driven, asked: Asked, parts: Parts) -> str | None:
     return None if parts(item) else "has no checkpoints"
 
 
-def names(recipe: Mapping[str, Any], keys: Collection[str], folder: Path) -> bool:
-    """Whether what a recipe says under one of the keys lies in the folder."""
-    return any(isinstance(value := recipe.get(key), str) and Path(value).is_relative_to(folder) for key in keys)
+def begins_in(places: Iterable[object], folder: Path) -> bool:
+    """Whether one of what a recipe begins from lies in the folder."""
+    return any(isinstance(place, str) and Path(place).is_relative_to(folder) for place in places)
 
 
 def remove(item: Driven, asked: Asked, parts: Parts, *, whole: str) -> Gone:

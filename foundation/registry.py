@@ -28,6 +28,7 @@ from foundation.versions import DATA, DIGEST, EVALUATION, GOING, RUN, STUDY, Ver
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import RunData
     from mlflow.entities.model_registry import RegisteredModel
 
 _UNSET = object()
@@ -157,19 +158,19 @@ class Registry:
 
     def recipe_of(self, version: Version) -> dict[str, str]:
         """Dotted key to value of the recipe that trained a version; empty when its run is not recorded at this store."""
-        from mlflow.exceptions import MlflowException
-
-        with contextlib.suppress(MlflowException), quiet_mlflow():
-            return dict(self.client.get_run(version.run_id or "").data.params)
-        return {}
+        found = self._recorded(version)
+        return dict(found.params) if found else {}
 
     def study_of(self, version: Version) -> str | None:
         """The study whose recipe trained a version; None when there was none, or its run is not recorded at this store."""
+        found = self._recorded(version)
+        return found.tags.get(STUDY) if found else None
+
+    def _recorded(self, version: Version) -> RunData | None:
         from mlflow.exceptions import MlflowException
 
         with contextlib.suppress(MlflowException), quiet_mlflow():
-            found: str | None = self.client.get_run(version.run_id or "").data.tags.get(STUDY)
-            return found
+            return self.client.get_run(version.run_id or "").data
         return None
 
     def bytes_of(self, version: Version) -> int:

@@ -23,8 +23,9 @@ from foundation.errors import RunError
 from foundation.home import write_json
 from training.guard import FRESH, Memory
 from training.loss_scale import LossScale
+from training.runs import CHECKPOINT_FILE
 
-MANIFEST = "checkpoint.json"
+MANIFEST = CHECKPOINT_FILE
 FORMAT_VERSION = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("param", *MOMENTS)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from foundation.home import Home, home
-from foundation.pruning import Asked, Kept, Pruning, clear_away, names, remove, why_it_stays
+from foundation.pruning import Asked, Kept, Pruning, begins_in, clear_away, remove, why_it_stays
 from training.runs import Run, all_runs, checkpoints
 
 
@@ -55,7 +55,7 @@ def _not_named(gone: Iterable[Run], studies: Mapping[str, Iterable[str]], kept: 
     """Those of ``gone`` that no study's recipes name; the others are added to ``kept``."""
     free = []
     for run in gone:
-        user = next((study for study, places in studies.items() if any(Path(place).is_relative_to(run.folder) for place in places)), None)
+        user = next((study for study, places in studies.items() if begins_in(places, run.folder)), None)
         if user is None:
             free.append(run)
         else:
@@ -71,7 +71,8 @@ def _not_referred_to(gone: Iterable[Run], every: Iterable[Run], kept: list[Kept]
     every = [run for run in every if whole or run.state != "finished"]
     while True:
         users = [run for run in every if not whole or run.folder not in going]
-        held = next(((run, user) for run in going.values() for user in users if names(user.plan["recipe"], keys, run.folder)), None)
+        pairs = ((run, user) for run in going.values() for user in users)
+        held = next(((run, user) for run, user in pairs if begins_in(map(user.plan["recipe"].get, keys), run.folder)), None)
         if held is None:
             return [*going.values()]
         run, user = held

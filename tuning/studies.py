@@ -15,7 +15,7 @@ from typing import Any
 from foundation import driving
 from foundation.driving import Driven
 from foundation.errors import DataError
-from foundation.home import Home, home
+from foundation.home import home
 from foundation.records import read_rows
 from tuning.record import Trial, all_of
 from tuning.repeats import Repeated, compare
@@ -123,9 +123,9 @@ def study_of(recipe: Path | None) -> str | None:
     return recipe.resolve().parent.name
 
 
-def all_studies(where: Home | None = None) -> list[Study]:
+def all_studies() -> list[Study]:
     """The studies of a home, the latest first."""
-    folders = driving.folders((where or home()).runs, STUDY_FILE)
+    folders = driving.folders(home().runs, STUDY_FILE)
     said = {folder: driving.read(folder, STUDY_FILE, RESULT_FILE, "study") for folder in folders}
     found = [Study(folder, about, result) for folder, (about, result) in said.items() if _RECORDED in about]
     return sorted(found, key=lambda study: -study.about["started"])

@@ -228,3 +228,10 @@ def test_a_study_that_could_be_gone_on_with_and_one_that_a_run_began_from_stay(c
     assert [item.reason for item in prune(Asked(whole=True)).kept] == ["heir began from it"]
     assert len(prune(Asked()).gone) == 1, "the run has finished, and does not need it again"
     assert folder.exists()
+
+
+def test_a_checkpoint_that_was_cut_off_does_not_count_as_the_winners(config: StudyConfig) -> None:
+    made = with_checkpoints(left_study(config, state="finished"))
+    (made[1][0] / runs.CHECKPOINT_FILE).write_text("{}")
+    assert [item.bytes for item in prune(Asked()).gone] == [4000]
+    assert (made[1][0] / runs.CHECKPOINT_FILE).is_file(), "the latest, in the second attempt, has no such file"
