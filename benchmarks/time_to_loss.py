@@ -152,8 +152,6 @@ def _ours(data: _Data, asked: Mapping[str, Any], threads: int) -> Answer:
     """One run of ours: ``curve`` of (seconds, loss), ``steps``, ``tokens``."""
     seconds = asked["seconds"]
     recipe = {**asked["recipe"], "data": str(data.packed.folder)}
-    # None of the encoder, which a new model leaves unread.
-    recipe.pop("encoder")
 
     def command(more: dict[str, Any]) -> list[str]:
         spec = {"verb": "pretrain", "recipe": recipe | more, "threads": threads}

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ from benchmarks.turns import NEVER, Side
 from tests.benchmarks.test_texts import write_corpus
 from tests.support.tiny import make_encoder, write_reviews
 
-needs_peer = pytest.mark.skipif(not peers.is_made("trainer"), reason="needs the peer's environment: python -m benchmarks.peers trainer")
 TINY = Shape("4x256", 1, 32, rows=2, quick_rows=2)
+
+
+@pytest.fixture(autouse=True)
+def _the_peer_runs_in_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    # It pins the versions that this one has, which a test holds; making its own takes a minute and a gigabyte.
+    monkeypatch.setattr(peers, "environment", lambda name: Path(sys.executable))
 
 
 @pytest.fixture
@@ -36,6 +42,10 @@ def encoder(tmp_path: Path) -> Path:
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus.parquet")
+
+
+def test_the_peer_that_trains_pins_what_is_installed_here() -> None:
+    assert peers.versions("trainer") == {package: metadata.version(package).partition("+")[0] for package in peers.versions("trainer")}
 
 
 @pytest.fixture
@@ -118,7 +128,6 @@ def test_sharded_and_replicated_sides_take_the_same_steps(encoder: Path, corpus:
 
 
 @pytest.mark.slow
-@needs_peer
 def test_pretraining_is_compared_in_the_rows_that_are_asked_for(encoder: Path, corpus: Path) -> None:
     wanted = ["against_padded_lines_4x256", "against_trainer_4x512", "share_of_peak_4x512"]
     shapes = [TINY, replace(TINY, name="4x512")]
@@ -131,7 +140,6 @@ def test_pretraining_is_compared_in_the_rows_that_are_asked_for(encoder: Path, c
 
 
 @pytest.mark.slow
-@needs_peer
 def test_time_to_loss_goes_on_where_it_ended(encoder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small: dict[str, Any] = {"LAYERS": 1, "HIDDEN": 32, "PEER_ROWS": 2, "PEER_SECONDS": 10.0, "BUDGETS": (10.0,), "QUICK_LOOKS": 2}
     recipe = tmp_path / "recipe.yaml"
@@ -146,7 +154,6 @@ def test_time_to_loss_goes_on_where_it_ended(encoder: Path, corpus: Path, tmp_pa
 
 
 @pytest.mark.slow
-@needs_peer
 def test_fine_tuning_is_compared_by_speed_and_when_it_is_whole_by_accuracy(encoder: Path, reviews: Path) -> None:
     whole = finetune_throughput.measure(False, data=reviews, encoder=str(encoder), threads=1, epochs=3, seeds=(0,))
     assert [row.name for row in whole] == ["against_dynamic_padding", "against_group_by_length", "accuracy_difference"]
