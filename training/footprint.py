@@ -30,7 +30,7 @@ _HELD_PER_BYTE: Mapping[int | None, float] = {None: 1.37, 0: 1.68, 1: 1.74, 2: 1
 (``memory.py``), and DeepSpeed's communication keeps buffers. Measured after 8 steps: 4 x 256, 4 x 512 and 6 x 384, 2,048 tokens a worker,
 vocabulary 30,522, one worker or two, on an AMD EPYC; stages 1 to 3 on an Intel Xeon with AVX-512 (4 x 256 and 4 x 512), which at stage 0
 holds 3 to 6 % more. Medians of three lie up to 9 % beside it, single runs up to 20 %. What steps of ever new sizes cut up grows with their
-number: ZeRO-2, 4 x 256, held 0.78 to 0.94 GB after 8 steps and 0.92 to 1.22 after 60, of which 0.68 stayed where blocks of 4 MiB and more
+number: ZeRO-2, 4 x 256, held 0.77 to 0.91 GB after 8 steps and 0.92 to 1.22 after 60, of which 0.68 stayed where blocks of 4 MiB and more
 were mapped each anew, at a fifth of the speed."""
 _CUDA_CONTEXT = 500_000_000
 _HELD_PER_BYTE_ON_GPUS = 1.1
