@@ -43,6 +43,9 @@ class LabelledDataConfig(Config):
     """Column with a key: rows with the same one land in the same split."""
     split_seed: int = 0
     """Seed of the splits."""
+    train_on: Literal["train", "train_and_validation"] = "train"
+    """`train_and_validation`, when nothing is left to choose: the model learns from the rows held back for choosing as well, and what is
+    measured on them flatters. Test rows stay apart."""
     checks: ChecksConfig = ChecksConfig()
     """What is refused and what is only told."""
 

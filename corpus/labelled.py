@@ -55,6 +55,8 @@ class LabelledData:
     kind: LabelKind = "single"
     findings: tuple[Finding, ...] = ()
     """What the checks warn of."""
+    trains_on_validation: bool = False
+    """Whether the validation rows are among those of ``train``, so that figures of them flatter."""
 
     @property
     def has_pairs(self) -> bool:
@@ -100,10 +102,16 @@ def load_labelled(config: LabelledDataConfig, *, holds_back: bool = True) -> Lab
     splits, labels = rows.splits(), rows.labels
     checked = {name: CheckedRows.of(splits[name]) for name in LABELLED_SPLITS if len(splits[name]) or name == "train"}
     findings = refuse(check(checked, labels, config.checks), config.train)
+    flatters = False
     if holds_back and not len(splits["validation"]):
         say(f"warning: {config.train}: no rows to hold back for validation; the training rows are used, which flatters every figure")
-        splits["validation"] = splits["train"]
-    return LabelledData(splits["train"], splits["validation"], splits["test"], labels, fingerprint(splits, labels), rows.kind, findings)
+        splits["validation"], flatters = splits["train"], True
+    elif config.train_on == "train_and_validation":
+        held = splits["validation"]
+        say(f"warning: {config.train}: trains on the {len(held):,} validation rows as well, which flatters every figure but those of test rows")
+        splits["train"], flatters = splits["train"].followed_by(held), True
+    marked = fingerprint(splits, labels)
+    return LabelledData(splits["train"], splits["validation"], splits["test"], labels, marked, rows.kind, findings, flatters)
 
 
 def _of_files(config: LabelledDataConfig) -> _Rows:

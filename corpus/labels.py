@@ -48,6 +48,11 @@ class LabelledSplit:
         pairs = None if self.pairs is None else [self.pairs[i] for i in rows]
         return LabelledSplit([self.texts[i] for i in rows], self.labels[numbers], [self.ids[i] for i in rows], pairs)
 
+    def followed_by(self, other: LabelledSplit) -> LabelledSplit:
+        """These rows, then those of ``other``, whose labels and texts are of the same form."""
+        pairs = None if self.pairs is None or other.pairs is None else [*self.pairs, *other.pairs]
+        return LabelledSplit([*self.texts, *other.texts], np.concatenate([self.labels, other.labels]), [*self.ids, *other.ids], pairs)
+
 
 def label_names(found: Iterable[str], where: str) -> tuple[str, ...]:
     """Class names in index order: numbers by value, else by spelling.

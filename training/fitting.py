@@ -17,17 +17,31 @@ def fitting(recipe: FinetuneConfig, data: LabelledData) -> FinetuneConfig:
     """The recipe with the metric that ``auto`` stands for.
 
     Raises:
-        ConfigError: A metric or a gate of another kind of label, weights or smoothing of numbers, or a weight of a class that there is not.
+        ConfigError: A metric or a gate of another kind of label, weights or smoothing of numbers, a weight of a class that there is not, or
+            validation rows trained on that are needed for thresholds.
     """
     if data.kind == "number" and (recipe.class_weights != "none" or recipe.label_smoothing):
         raise ConfigError(f"{recipe.data.train}: labels are numbers, which have neither class_weights nor label_smoothing; leave them out")
     if data.kind != "number":
         class_weights(recipe.class_weights, data)
+    if recipe.data.train_on == "train_and_validation":
+        _check_nothing_is_chosen(recipe, data)
     known = METRICS[data.kind]
     check_gates(recipe.gates, data.kind, baseline=False)
     if recipe.metric != "auto" and recipe.metric not in known:
         raise ConfigError(f"metric: found {recipe.metric}, but labels of kind {data.kind} have {', '.join(known)}")
     return recipe.model_copy(update={"metric": known[0]}) if recipe.metric == "auto" else recipe
+
+
+def _check_nothing_is_chosen(recipe: FinetuneConfig, data: LabelledData) -> None:
+    where = "data.train_on: found train_and_validation, but"
+    if recipe.patience is not None:
+        raise ConfigError(f"{where} patience stops by validation rows, which tell nothing when they are trained on; set patience=null")
+    if data.kind == "list":
+        raise ConfigError(
+            f"{where} the share from which one of several classes applies is found on validation rows, which tell nothing when they are "
+            "trained on; use data.train_on=train"
+        )
 
 
 def class_weights(wanted: str | Mapping[str, float], data: LabelledData) -> np.ndarray:

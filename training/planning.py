@@ -209,7 +209,7 @@ def findings_of(data: LabelledData, recipe: FinetuneConfig, counter: TokenCounte
     if counter is None:
         return data.findings
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    if data.validation is data.train:
+    if data.trains_on_validation:
         del splits["validation"]
     long = long_texts(splits, counter, recipe.max_length, recipe.data.checks.long_texts)
     return (*data.findings, *refuse(long, recipe.data.train))

@@ -249,6 +249,9 @@ class RepeatConfig(Config):
     """For each: those after the recipe's own."""
 
 
+# Key of a recipe.
+_TRAIN_ON = "data.train_on"
+
 Recipe = Annotated[
     Annotated[FinetuneConfig, Tag("<finetune>")] | Annotated[PretrainConfig, Tag("<pretrain>")],
     Discriminator(lambda recipe: f"<{verb_of(recipe)}>"),
@@ -317,6 +320,12 @@ class StudyConfig(Config):
     def _repeats_have_seeds(self) -> Self:
         if self.repeat and "seed" in self.space:
             raise ValueError("repeat: trains winners with other seeds, and seed is a key of space; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses_on_rows_held_back(self) -> Self:
+        if _TRAIN_ON in self.space or (isinstance(self.recipe, FinetuneConfig) and self.recipe.data.train_on != "train"):
+            raise ValueError(f"{_TRAIN_ON}: a study chooses on validation rows, which must not be trained on; its refit recipe does so afterwards")
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """A study's folder: which files are in it, and how it stands. No Ray, no Optuna, no torch.
 
 ``study.json`` is the driver's (what was planned, how it stands), ``study.jsonl`` the record, ``optuna.db`` what the sampler knows, unless
-the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of a trial, its last checkpoint among it. ``result.json``,
-``best_recipe.yaml`` and ``continued_recipe.yaml`` come when the study has finished.
+the study names another storage; ``attempt-N/trial-NNN/`` has what Tune keeps of a trial, its last checkpoint among it. ``result.json``
+and the recipes that are left of the winner (``best_recipe.yaml`` and others) come when the study has finished.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ RESULT_FILE = "result.json"
 REPORT_FILE = "report.html"
 BEST_FILE = "best_recipe.yaml"
 CONTINUED_FILE = "continued_recipe.yaml"
+REFIT_FILE = "refit_recipe.yaml"
 STORAGE_FILE = "optuna.db"
 # Key that ``study.json`` has since studies have records.
 _RECORDED = "attempts"
@@ -118,7 +119,7 @@ def open_study(ref: str) -> Study:
 
 def study_of(recipe: Path | None) -> str | None:
     """The study that wrote a recipe file; None for any other file."""
-    if recipe is None or recipe.name not in (BEST_FILE, CONTINUED_FILE) or not (recipe.parent / STUDY_FILE).is_file():
+    if recipe is None or recipe.name not in (BEST_FILE, CONTINUED_FILE, REFIT_FILE) or not (recipe.parent / STUDY_FILE).is_file():
         return None
     return recipe.resolve().parent.name
 

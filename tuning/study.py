@@ -44,9 +44,10 @@ from tuning.config import ChoiceDimension, StudyConfig
 from tuning.record import Record, Trial, short
 from tuning.recording import StudyRuns
 from tuning.repeats import Repeated
-from tuning.resuming import check_resumable, last_checkpoint
+from tuning.resuming import check_resumable
 from tuning.studies import Study
 from tuning.trial import trial_recipe
+from tuning.winner import leave_recipes
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class StudyResult:
     """Trains the winning model anew, from the first step; names nothing of the study."""
     continued_recipe: str | None
     """Goes on from the winning trial's last checkpoint, to the end of the schedule."""
+    refit_recipe: str | None
+    """Trains the winning model anew, on training and validation rows; None where they cannot be done without, and of a pretraining."""
     report: str
     """An HTML file."""
     best: TrialRow
@@ -313,19 +316,14 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         raise RunError(
             f"tune: no trial of {plan.study_id} ended with a score: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
         )
-    write_atomically(folder / studies.BEST_FILE, dump_yaml(best_recipe(config, best)))
-    checkpoint = last_checkpoint(folder, best.number)
-    if checkpoint is None:
-        say(f"warning: trial {best.number}: its checkpoint is not whole, so there is no {studies.CONTINUED_FILE}; {studies.BEST_FILE} is")
-    else:
-        continued = trial_recipe(config.recipe, {**best.sampled, "start_from": str(checkpoint.folder)})
-        write_atomically(folder / studies.CONTINUED_FILE, dump_yaml(continued))
+    left = leave_recipes(folder, config, best)
     return StudyResult(
         study_id=plan.study_id,
         study_folder=str(folder),
-        best_recipe=str(folder / studies.BEST_FILE),
+        best_recipe=str(left.best),
+        continued_recipe=str(left.continued) if left.continued else None,
+        refit_recipe=str(left.refit) if left.refit else None,
         report=str(folder / studies.REPORT_FILE),
-        continued_recipe=str(folder / studies.CONTINUED_FILE) if checkpoint else None,
         best=rows[best.number],
         trials=tuple(rows.values()),
         metric=plan.metric,
@@ -335,18 +333,6 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         repeated=study.repeated,
         findings=plan.findings,
     )
-
-
-def best_recipe(config: StudyConfig, trial: Trial) -> RunConfig:
-    """A recipe that needs nothing of the study and trains a trial's model anew: the same steps, measured at the same ones, so that with as
-    many threads the best of its checkpoints has the trial's score exactly."""
-    exact = {
-        "stop_after_steps": trial.step,
-        "checkpoint.every_steps": config.report_every_steps,
-        "checkpoint.every_s": None,
-        "patience": None,  # the scheduler decided how far a trial went
-    }
-    return trial_recipe(config.recipe, {**trial.sampled, **exact})
 
 
 def _row(trial: Trial) -> TrialRow:

@@ -111,6 +111,8 @@ def search(
     lines.append(f"next: raybert {planned.verb} -c {result.best_recipe}  # the winning model anew")
     if result.continued_recipe:
         lines.append(f"or:   raybert {planned.verb} -c {result.continued_recipe}  # from its checkpoint, to the end of the schedule")
+    if result.refit_recipe:
+        lines.append(f"or:   raybert {planned.verb} -c {result.refit_recipe}  # anew, on training and validation rows")
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 

@@ -229,7 +229,27 @@ def test_empty_texts_are_let_in_when_the_recipe_says_so(tmp_path: Path) -> None:
 def test_rows_validated_on_themselves_are_no_leak(tmp_path: Path) -> None:
     data = load_labelled(config(write(tmp_path / "two.csv", "a,x", "b,y")))
     assert data.validation is data.train
+    assert data.trains_on_validation
     assert {finding.kind for finding in data.findings} == {"small_classes"}
+
+
+@pytest.mark.parametrize("more", [{}, {"pair_column": "other"}, {"label_kind": "number", "label_column": "number"}])
+def test_validation_rows_are_trained_on_as_well_when_the_recipe_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: dict[str, Any]
+) -> None:
+    numbers = [*range(40)]
+    columns = {"text": [f"text {i}" for i in numbers], "other": [f"other {i}" for i in numbers], "label": ["x", "y"] * 20}
+    file = parquet(tmp_path / "r.parquet", **columns, number=[float(i) for i in numbers])
+    asked = {"validation_fraction": 0.25, "test_fraction": 0.25, **more}
+    apart = load_labelled(config(file, **asked))
+    together = load_labelled(config(file, train_on="train_and_validation", **asked))
+    assert (together.validation.ids, together.test.ids) == (apart.validation.ids, apart.test.ids)
+    assert together.train.ids == apart.train.ids + apart.validation.ids
+    assert rows_of(together) == rows_of(apart), "each id has its own text, label and pair"
+    assert (apart.trains_on_validation, together.trains_on_validation) == (False, True)
+    assert together.fingerprint != apart.fingerprint
+    assert {finding.kind for finding in together.findings} == {finding.kind for finding in apart.findings}, "no row is a leak or a duplicate"
+    assert "trains on the 10 validation rows as well, which flatters every figure but those of test rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -73,6 +74,12 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     assert again.exit_code == 0, again.err
     assert cli("models", "show", again.json["version"], "--json").json["study"] == found["study_id"]
     assert (again.json["metrics"]["accuracy"], again.json["steps"]) == (best["score"], best["best_step"])
+
+    # Anew on validation rows as well, which tell nothing then: one checkpoint, as many passes in.
+    refit = cli("finetune", "-c", found["refit_recipe"], "--json", timeout_s=90)
+    assert refit.exit_code == 0, refit.err
+    assert "which flatters every figure but those of test rows" in refit.err
+    assert refit.json["steps"] == math.ceil(best["best_step"] * 80 / 72)  # 8 of 80 rows are held back
 
     # From the winner's checkpoint, to the end of the schedule.
     tuned = cli("finetune", "-c", found["continued_recipe"], "--json", timeout_s=90)

@@ -122,6 +122,22 @@ def test_every_kind_of_label_is_planned_with_a_metric_of_its_own_and_another_kin
             plan_study(StudyConfig.model_validate({"recipe": made.model_dump(), "space": SPACE}))
 
 
+@pytest.mark.parametrize(
+    ("data", "more", "message"),
+    [
+        ({"label_kind": "list", "label_separator": "|"}, {}, "one of several classes applies is found on validation rows"),
+        ({}, {"patience": 2}, "patience stops by validation rows.*set patience=null"),
+    ],
+)
+def test_validation_rows_that_something_is_chosen_by_are_not_trained_on(
+    encoder: Path, tmp_path: Path, raybert_home: Path, data: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    file = write_reviews(tmp_path / "r.csv")
+    tree = {"encoder": str(encoder), "max_length": 32, "data": {"train": str(file), "train_on": "train_and_validation", **data}, **more}
+    with pytest.raises(InputError, match=f"data.train_on: found train_and_validation, but.*{message}"):
+        plan("finetune", FinetuneConfig.model_validate(tree))
+
+
 def test_a_pretraining_plan_takes_its_steps_from_the_recipe(encoder: Path, tmp_path: Path, raybert_home: Path) -> None:
     data = make_packed(tmp_path / "packed", encoder)
     made = PretrainConfig.model_validate({"encoder": str(encoder), "data": str(data), "steps": 9})

@@ -126,6 +126,18 @@ def test_a_sampler_that_cannot_search_the_space_is_refused(kind: str, space: dic
         study(space, sampler={"kind": kind}, **more)
 
 
+@pytest.mark.parametrize(
+    ("space", "data"),
+    [
+        ({"schedule.peak_lr": LR}, {"train_on": "train_and_validation"}),
+        ({"data.train_on": {"kind": "choice", "values": ["train", "train_and_validation"]}}, {}),
+    ],
+)
+def test_a_study_that_would_choose_on_rows_that_are_trained_on_is_refused(space: dict[str, Any], data: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train_on: a study chooses on validation rows, which must not be trained on"):
+        study(space, recipe={"data": {"train": "x.csv", **data}})
+
+
 def test_reports_that_would_come_after_the_first_rung_are_refused() -> None:
     with pytest.raises(ConfigError, match="report_every_steps is 25, but trials are compared at step 10"):
         study(scheduler={"kind": "median_stop", "grace_steps": 10})

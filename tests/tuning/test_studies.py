@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,25 @@ from foundation.errors import ConfigError, DataError
 from foundation.home import home
 from foundation.progress import minute
 from foundation.pruning import Asked
+from foundation.records import read_rows
 from raybert.verbs.tune import app
 from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training import runs
 from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
+from training.config import FinetuneConfig
+from training.planning import plan
 from tuning import studies
 from tuning.config import StudyConfig
 from tuning.pruning import prune
-from tuning.record import Record
+from tuning.record import Record, Report, Trial, trials_of
 from tuning.resuming import last_checkpoint, remove_surplus
 from tuning.studies import open_study
 from tuning.study import StudyPlan, plan_study
+from tuning.winner import refit_recipe
 
 pytestmark = pytest.mark.usefixtures("raybert_home")
 SPACE = {"dropout": {"kind": "uniform", "low": 0.0, "high": 0.3}}
+SEEDS = {"kind": "integer", "low": 0, "high": 9}
 
 
 @pytest.fixture
@@ -186,9 +192,48 @@ def test_a_list_tells_how_far_each_study_is_and_its_best_score(config: StudyConf
 def test_a_recipe_file_of_a_study_is_known_by_its_folder(config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = left_study(config)
     monkeypatch.chdir(folder)
-    assert [studies.study_of(folder / name) for name in (studies.BEST_FILE, studies.CONTINUED_FILE)] == ["left", "left"]
+    recipes = (studies.BEST_FILE, studies.CONTINUED_FILE, studies.REFIT_FILE)
+    assert [studies.study_of(folder / name) for name in recipes] == ["left"] * 3
     assert studies.study_of(Path(studies.BEST_FILE)) == "left"
     assert [studies.study_of(file) for file in (None, folder / studies.CONFIG_FILE, tmp_path / studies.BEST_FILE)] == [None] * 3
+
+
+def test_a_refit_ends_as_many_passes_in_as_the_trials_best_report_was(config: StudyConfig) -> None:
+    figures = {"steps": 12, "trial_seconds": 1.0, "worker": "host:1"}
+    record = Record(home().runs / "study.jsonl")
+    record.path.parent.mkdir(parents=True)
+    record.begun(0, {"dropout": 0.2, "epochs": 2})
+    for step, score in ((4, 0.5), (8, 0.9), (12, 0.7)):
+        record.reported(0, score, {"step": step, **figures}, goes_on=True)
+    (trial,) = trials_of(read_rows(record.path), "max").values()
+    refit = refit_recipe(config, trial)
+    assert isinstance(refit, FinetuneConfig)
+    # 54 rows to train on and 6 held back, 8 a step: 1.19 passes.
+    assert (refit.data.train_on, refit.stop_after_steps, refit.checkpoint.every_steps) == ("train_and_validation", 9, 9)
+    assert (refit.dropout, refit.epochs) == (0.2, 2)
+    planned = plan("finetune", refit)
+    assert (planned.rows, planned.steps) == (60, 15)
+
+    last = replace(trial, reports=tuple(replace(report, step=14) for report in trial.reports))
+    whole = refit_recipe(config, last)
+    assert whole is not None
+    assert whole.stop_after_steps == 15, "never beyond the schedule's end"
+
+
+def test_there_is_no_refit_where_validation_rows_are_needed_or_there_are_none(config: StudyConfig, tmp_path: Path) -> None:
+    trial = Trial(0, {}, reports=(Report(8, 0.5, {"steps": 8}, True, 0.0),))
+    tags = tmp_path / "tags.csv"
+    tags.write_text("text,label\n" + "".join(f"text {i},{'a;b' if i % 2 else 'a'}\n" for i in range(40)))
+    lists = {"train": str(tags), "label_kind": "list", "label_separator": ";"}
+    few = tmp_path / "few.csv"
+    few.write_text("text,label\none,a\ntwo,b\n")
+    for data in (lists, {"train": str(few)}):
+        tree = config.model_dump(mode="json")
+        tree["recipe"]["data"] = data
+        assert refit_recipe(StudyConfig.model_validate(tree), trial) is None
+    packed = make_packed(tmp_path / "packed")
+    recipe = {"data": str(packed), "encoder": config.recipe.encoder}
+    assert refit_recipe(StudyConfig.model_validate({"recipe": recipe, "space": {"seed": SEEDS}}), trial) is None
 
 
 def with_checkpoints(folder: Path) -> dict[int, list[Path]]:
