@@ -223,6 +223,28 @@ def torch_engine(
     )
 
 
+def engine_of(
+    recipe: RunConfig, assembly: Assembly, decisions: Decisions, *, device: torch.device, checkpoint: Checkpoint | None, disk: Path | None
+) -> Any:
+    """The recipe's engine over an assembly; DeepSpeed's needs the process group, and ``disk`` is where this rank offloads to."""
+    if recipe.engine == "torch":
+        return torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
+    from training.deepspeed_json import deepspeed_config
+    from training.zero import DeepSpeedEngine
+
+    prepare(assembly.model, recipe, decisions)
+    return DeepSpeedEngine(
+        assembly.model,
+        assembly.objective,
+        recipe.optimiser,
+        deepspeed_config(recipe, decisions, disk),
+        device=device,
+        checkpoint=checkpoint,
+        precision=decisions.precision.value,
+        loss_scale=first_loss_scale(decisions, checkpoint),
+    )
+
+
 def rate_of(recipe: RunConfig, steps: int) -> Callable[[int], float]:
     """The recipe's learning rate as a function of the step."""
     return lambda step: learning_rate(step, steps=steps, config=recipe.schedule)

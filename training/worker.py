@@ -22,19 +22,18 @@ import torch
 
 from foundation.records import Recorder
 from training import leaving
-from training.assembly import Assembly, assemble, evaluate, is_stale, loop_arguments, torch_engine
+from training.assembly import Assembly, assemble, engine_of, evaluate, is_stale, loop_arguments
 from training.checkpoint import Checkpoint, Progress, first_whole
 from training.config import RunConfig
 from training.disk_offload import own_folder, unusable
 from training.guard import Apply, Decision, GiveUp, GuardError, Rescale, Skip
-from training.hardware import Decisions, decide
+from training.hardware import decide
 from training.kept_tokens import Keeper
 from training.loop import Engine, Hook, StepReport, Stop, every, train
 from training.loss_scale import LossScale
 from training.measuring import Meter, measured_peak, memory
 from training.memory import Trimming, give_freed_memory_back, keep_freed_memory
 from training.phases import Phases
-from training.preparation import first_loss_scale, prepare
 from training.probe import probe_gang
 from training.profiling import StepProfiler, window
 from training.ranks import agreed, gathered, out_of_reach
@@ -82,7 +81,7 @@ def _train(payload: dict[str, Any], recipe: RunConfig, disk: Path | None) -> dic
     if damaged and checkpoint is None:
         # Returned, not raised, as below: a restart would find the same.
         return {"gave_up": f"no checkpoint is whole, so there is nothing to go on from: {'; '.join(damaged)}"}
-    engine = _engine(recipe, assembly, decisions, device, checkpoint, disk)
+    engine = engine_of(recipe, assembly, decisions, device=device, checkpoint=checkpoint, disk=disk)
     progress = checkpoint.progress if checkpoint else Progress(0, 0)
     attempt = agreed(secrets.token_hex(3), context.get_world_size())
     last = min(assembly.steps, recipe.stop_after_steps or assembly.steps)
@@ -346,27 +345,6 @@ class _Run:
             checkpoint=ray_train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
-
-
-def _engine(
-    recipe: RunConfig, assembly: Assembly, decisions: Decisions, device: torch.device, checkpoint: Checkpoint | None, disk: Path | None
-) -> Any:
-    if recipe.engine == "torch":
-        return torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
-    from training.deepspeed_json import deepspeed_config
-    from training.zero import DeepSpeedEngine
-
-    prepare(assembly.model, recipe, decisions)
-    return DeepSpeedEngine(
-        assembly.model,
-        assembly.objective,
-        recipe.optimiser,
-        deepspeed_config(recipe, decisions, disk),
-        device=device,
-        checkpoint=checkpoint,
-        precision=decisions.precision.value,
-        loss_scale=first_loss_scale(decisions, checkpoint),
-    )
 
 
 def _device(recipe: RunConfig) -> torch.device:

@@ -27,7 +27,7 @@ def spent(trials: Iterable[Trial], config: StudyConfig) -> Spent:
     """Add up what trials have used."""
     known = [*trials]
     price = config.budget.price if config.budget else None
-    each = price and price * (config.recipe.workers.gpus_each or 1)
+    each = price and price * (config.recipe.workers.gpus_each or 1) * config.recipe.workers.most
     return Spent(
         steps=sum(trial.step for trial in known),
         hours=_covered_s(span for trial in known for span in trial.spans) / _HOUR,

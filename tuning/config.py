@@ -12,6 +12,7 @@ from foundation.config import Config, with_values
 from foundation.errors import ConfigError
 from training.config import FinetuneConfig, PretrainConfig
 from training.verb_config import verb_of
+from tuning.scheduler_config import AshaConfig, PopulationConfig, Scheduler
 
 
 class _Dimension(Config):
@@ -128,97 +129,6 @@ class SamplerConfig(Config):
     """Of tpe, gp and cma_es: trials at random before they begin to choose."""
 
 
-class _Scheduler(Config):
-    max_steps: int = Field(200, ge=1)
-    """Optimiser steps after which a trial has had its full budget."""
-
-
-class _Stopping(_Scheduler):
-    grace_steps: int = Field(50, ge=1)
-    """No trial is stopped before; the first rung."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.grace_steps > self.max_steps:
-            raise ValueError(
-                f"grace_steps is {self.grace_steps}, more than max_steps, {self.max_steps}; the first rung has to come earlier"
-            )
-        return self
-
-
-class NoScheduler(_Scheduler):
-    """Every trial has its full budget."""
-
-    kind: Literal["none"]
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which trials are compared."""
-        return ()
-
-
-class AshaConfig(_Stopping):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934), in Tune's stopping form."""
-
-    kind: Literal["asha"] = "asha"
-    reduction_factor: float = Field(2, gt=1)
-    """One in this many goes on at each rung."""
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which trials are compared."""
-        count = int(math.log(self.max_steps / self.grace_steps) / math.log(self.reduction_factor) + 1)
-        return tuple(math.ceil(self.grace_steps * self.reduction_factor**number) for number in range(count))
-
-
-class HyperBandConfig(_Stopping):
-    """HyperBand (Li et al. 2018, JMLR 18(185)) in its asynchronous form (Li et al. 2018, arXiv 1810.05934, section 3.2): ASHA in several
-    brackets, each of which begins to stop one rung later than the one before. For scores that mislead early on."""
-
-    kind: Literal["hyperband"]
-    reduction_factor: float = Field(3, gt=1)
-    """In a bracket, one in this many goes on at each rung."""
-
-    @property
-    def brackets(self) -> tuple[AshaConfig, ...]:
-        """The one that stops earliest first; the last stops nobody before the last rung."""
-        rungs = AshaConfig(max_steps=self.max_steps, grace_steps=self.grace_steps, reduction_factor=self.reduction_factor).rungs
-        return tuple(AshaConfig(max_steps=self.max_steps, grace_steps=rung, reduction_factor=self.reduction_factor) for rung in rungs)
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which trials of any bracket are compared."""
-        return tuple(sorted({rung for bracket in self.brackets for rung in bracket.rungs}))
-
-    def bracket_of(self, number: int) -> int:
-        """Which of ``brackets`` a trial is in: always the one furthest behind its share, so that any number of trials is spread as
-        HyperBand spreads them, ηˢ / (s + 1) to the bracket that has s rungs after its first."""
-        last = len(self.brackets) - 1
-        weights = [self.reduction_factor ** (last - place) / (last - place + 1) for place in range(last + 1)]
-        counts = [0] * (last + 1)
-        for taken in range(number + 1):
-            behind = [weight / sum(weights) * (taken + 1) - count for weight, count in zip(weights, counts, strict=True)]
-            chosen = behind.index(max(behind))
-            counts[chosen] += 1
-        return chosen
-
-
-class MedianStopConfig(_Stopping):
-    """Golovin et al. 2017 (Vizier): a trial is stopped when its best is worse than the median of the others' means up to that step."""
-
-    kind: Literal["median_stop"]
-    least_trials: int = Field(3, ge=1)
-    """With fewer to compare with, none is stopped."""
-
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Steps at which trials are compared: at every report after the first ones."""
-        return (self.grace_steps,)
-
-
-Scheduler = Annotated[NoScheduler | AshaConfig | HyperBandConfig | MedianStopConfig, Field(discriminator="kind")]
-
-
 class BudgetConfig(Config):
     """What a study may spend. When one of these is spent, no trial begins any more, and those that run are stopped at their next report."""
 
@@ -249,8 +159,28 @@ class RepeatConfig(Config):
     """For each: those after the recipe's own."""
 
 
-# Key of a recipe.
+# Keys of a recipe.
 _TRAIN_ON = "data.train_on"
+_FIXED = frozenset(
+    {
+        "encoder",
+        "new_model",
+        "data",
+        "rows_per_step",
+        "batch_ramp",
+        "curriculum",
+        "epochs",
+        "steps",
+        "max_length",
+        "next_sentence",
+        "freeze",
+        "seed",
+        "optimiser.kind",
+        "metric",
+        "start_from",
+        "stop_after_steps",
+    }
+)
 
 Recipe = Annotated[
     Annotated[FinetuneConfig, Tag("<finetune>")] | Annotated[PretrainConfig, Tag("<pretrain>")],
@@ -262,8 +192,8 @@ class StudyConfig(Config):
     """A study."""
 
     recipe: Recipe
-    """What is searched in: a fine-tuning or, with a `data build` folder as data, a pretraining. A trial trains it on one worker, in its own
-    process, with the plain engine."""
+    """What is searched in: a fine-tuning or, with a `data build` folder as data, a pretraining. A trial trains it on as many workers as
+    ``recipe.workers.count`` says; several are sharded as in a run."""
     space: Space = Field(min_length=1)
     """Dotted key of the recipe to dimension."""
     sampler: SamplerConfig = SamplerConfig()
@@ -277,7 +207,7 @@ class StudyConfig(Config):
     repeat: RepeatConfig | None = None
     """After the search, and beyond its budget; the winner is the trial with the best mean."""
     concurrent: int = Field(2, ge=1)
-    """Trials at a time; each takes ``recipe.workers.cpus_each`` CPUs."""
+    """Trials at a time; each takes ``recipe.workers.cpus_each`` CPUs for each of its workers."""
     report_every_steps: int = Field(25, ge=1)
     """Cadence of evaluations, checkpoints and scheduling decisions."""
     seed: int = 0
@@ -323,9 +253,37 @@ class StudyConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _trials_are_of_one_size(self) -> Self:
+        if self.recipe.workers.is_elastic:
+            told = self.recipe.workers.told
+            raise ValueError(f"recipe.workers: {told}, but a trial is never elastic, so that trials compare; give workers.count")
+        if searched := [key for key in self.space if key.partition(".")[0] == "workers"]:
+            raise ValueError(f"space.{searched[0]}: decides what a trial takes, and all trials of a study take the same")
+        return self
+
+    @model_validator(mode="after")
     def _chooses_on_rows_held_back(self) -> Self:
         if _TRAIN_ON in self.space or (isinstance(self.recipe, FinetuneConfig) and self.recipe.data.train_on != "train"):
             raise ValueError(f"{_TRAIN_ON}: a study chooses on validation rows, which must not be trained on; its refit recipe does so afterwards")
+        return self
+
+    @model_validator(mode="after")
+    def _is_a_population(self) -> Self:
+        if not isinstance(self.scheduler, PopulationConfig):
+            return self
+        if self.trials < 2:
+            raise ValueError(f"trials is {self.trials}, but scheduler.kind: pbt has members learn from one another; give at least 2")
+        if fixed := [key for key in self.space if _is_fixed(key)]:
+            raise ValueError(f"space.{fixed[0]}: cannot change while a model trains, as scheduler.kind: pbt has it; leave it to another scheduler")
+        if "kind" in self.sampler.model_fields_set and self.sampler.kind != "random":
+            raise ValueError(f"sampler.kind: {self.sampler.kind} learns from trials that ended, and pbt draws members at random; leave it out")
+        if self.repeat:
+            raise ValueError("repeat: trains a trial's recipe once more, and a member of scheduler.kind: pbt has changed its own on the way")
+        if self.scheduler.exploit_every_steps % self.report_every_steps:
+            raise ValueError(
+                f"scheduler.exploit_every_steps is {self.scheduler.exploit_every_steps}, no multiple of report_every_steps, "
+                f"{self.report_every_steps}; members are compared by their reports"
+            )
         return self
 
     @model_validator(mode="after")
@@ -355,6 +313,11 @@ class StudyConfig(Config):
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return self
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a recipe's key makes the model or its rows what they are, so that a checkpoint is none of a recipe that differs in it."""
+    return key in _FIXED or key.partition(".")[0] in _FIXED
 
 
 def in_order(space: Mapping[str, Dimension]) -> list[str]:

@@ -43,6 +43,16 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Exploited:
+    """A member of a population went on from another's checkpoint."""
+
+    step: int
+    donor: int
+    before: Mapping[str, Any]
+    """Its hyperparameters until then."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """What is known of one."""
 
@@ -64,6 +74,10 @@ class Trial:
     """Whether it was stopped because the study's budget was spent."""
     mode: str = "max"
     """Whether a high score is good, or a low one (``min``)."""
+    is_member: bool = False
+    """Of a population: it goes on from others' checkpoints, and what counts is where it ends."""
+    exploits: tuple[Exploited, ...] = ()
+    """Of a member, the earliest first."""
 
     @property
     def step(self) -> int:
@@ -72,7 +86,9 @@ class Trial:
 
     @property
     def best(self) -> Report | None:
-        """Its best report, the earliest of equals, as a fine-tune keeps the best of its checkpoints."""
+        """Its best report, the earliest of equals, as a fine-tune keeps the best of its checkpoints; of a member its last."""
+        if self.is_member:
+            return next((report for report in self.reports[-1:] if math.isfinite(report.score)), None)
         sign = 1 if self.mode == "max" else -1
         scored = [report for report in self.reports if math.isfinite(report.score)]
         return max(scored, key=lambda report: sign * report.score, default=None)
@@ -122,9 +138,17 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begun(self, number: int, sampled: Mapping[str, Any], seed: int | None = None) -> None:
+    def begun(self, number: int, sampled: Mapping[str, Any], seed: int | None = None, *, is_member: bool = False) -> None:
         """A trial has its hyperparameters."""
-        self._write("trial", number, seed, sampled=dict(sampled))
+        self._write("trial", number, seed, sampled=dict(sampled), **({"is_member": True} if is_member else {}))
+
+    def compared(self, step: int, exploits: Mapping[int, Mapping[str, Any]]) -> None:
+        """All members of a population have come to a step; ``exploits``: number to ``donor`` and ``sampled`` of those that do not go on as
+        they are."""
+        with _WRITING:
+            recorder = Recorder(self.path)
+            recorder.write("compared", step=step, exploits={str(number): dict(exploit) for number, exploit in exploits.items()})
+            recorder.close()
 
     def reported(self, number: int, score: float, figures: Mapping[str, Any], *, goes_on: bool, seed: int | None = None) -> None:
         """A trial reported, and the scheduler decided."""
@@ -168,16 +192,27 @@ class Story:
     def __init__(self, path: Path, mode: str) -> None:
         self._tail, self._mode = Tail(path), mode
         self._known: _Known = {}
+        self._compared: list[int] = []
+
+    def compared(self) -> list[int]:
+        """Steps at which the members of a population were compared."""
+        self.trials()
+        return [*self._compared]
 
     def trials(self) -> dict[int, Trial]:
         """The search's, by number."""
-        _fold(self._known, self._tail.rows(), self._mode)
+        self._read()
         return _of_search(self._known)
 
     def repeats(self) -> dict[tuple[int, int], Trial]:
         """Winners that are trained once more, by number and seed."""
-        _fold(self._known, self._tail.rows(), self._mode)
+        self._read()
         return _with_seeds(self._known)
+
+    def _read(self) -> None:
+        rows = list(self._tail.rows())
+        _fold(self._known, rows, self._mode)
+        self._compared += [row["step"] for row in rows if row["event"] == "compared"]
 
 
 def trials_of(rows: Iterable[Mapping[str, Any]], mode: str) -> dict[int, Trial]:
@@ -204,7 +239,13 @@ def _fold(known: _Known, rows: Iterable[Mapping[str, Any]], mode: str) -> None:
     for row in rows:
         number, seed = row.get("number"), row.get("seed")
         if row["event"] == "trial":
-            known[row["number"], seed] = Trial(row["number"], row["sampled"], seed=seed, mode=mode)
+            is_member = row.get("is_member", False)
+            known[row["number"], seed] = Trial(row["number"], row["sampled"], seed=seed, mode=mode, is_member=is_member)
+        elif row["event"] == "compared":
+            for name, exploit in row["exploits"].items():
+                trial = known[int(name), None]
+                exploited = Exploited(row["step"], exploit["donor"], trial.sampled)
+                known[int(name), None] = replace(trial, sampled=exploit["sampled"], exploits=(*trial.exploits, exploited))
         elif number is not None and (number, seed) in known:
             known[number, seed] = _with_row(known[number, seed], row)
 

@@ -22,6 +22,7 @@ from foundation.progress import minute
 from training.planning import count_parameters
 from tuning import figures
 from tuning.config import StudyConfig
+from tuning.population import lineage
 from tuning.record import Trial, short
 from tuning.repeats import Repeated
 from tuning.resuming import last_checkpoint
@@ -44,7 +45,7 @@ def page(study: Study) -> str:
     config = StudyConfig.model_validate(study.plan["config"])
     trials = [*study.trials.values()]
     body = [f"<script>{get_plotlyjs()}</script>", _head(study, config), _tiles(study, config, trials), _winner(study, trials)]
-    body += _repeated(study)
+    body += [*_population(study), *_repeated(study)]
     body += _drawn(study, config, trials)
     body += [_trials(study, trials), _failures(trials)]
     body.append(f"<h2>Study</h2><pre>{escape(yaml.safe_dump(study.plan['config'], sort_keys=False, allow_unicode=True))}</pre>")
@@ -81,8 +82,9 @@ def _tiles(study: Study, config: StudyConfig, trials: Sequence[Trial]) -> str:
     seconds = sum(trial.seconds for trial in trials)
     states = {state: sum(trial.state == state for trial in trials) for state in figures.STATES}
     workers = config.recipe.workers
-    unit = f"GPUs ({workers.gpus_each:g} a trial)" if workers.gpus_each else f"CPUs ({workers.cpus_each:g} a trial)"
-    hours = (workers.gpus_each or workers.cpus_each) * seconds / 3600
+    each = workers.most * (workers.gpus_each or workers.cpus_each)
+    unit = f"{'GPUs' if workers.gpus_each else 'CPUs'} ({each:g} a trial)"
+    hours = each * seconds / 3600
     return tiles(
         {
             f"best {study.plan['metric']}": f"{best.score:.4f} in trial {best.number}" if best else "–",
@@ -108,6 +110,21 @@ def _winner(study: Study, trials: Sequence[Trial]) -> str:
         f"<p>The best of {scored} scores on the same validation rows{flatters}; the test rows have not been read."
         f"{' Its checkpoint is ' + escape(str(checkpoint.folder)) + '.' if checkpoint else ''}</p>"
     )
+
+
+def _population(study: Study) -> list[str]:
+    """Who went on from whom, and the way of the winner's model."""
+    exploited = sorted(((one.step, trial, one) for trial in study.trials.values() for one in trial.exploits), key=lambda item: (item[0], item[1].number))
+    if study.best is None or not study.best.is_member:
+        return []
+    way = [
+        (str(one.member), f"{one.since:,}", f"{one.until:,}", figures.told(one.sampled)) for one in lineage(study.trials, study.best.number)
+    ]
+    rows = [(f"{step:,}", str(trial.number), str(one.donor), figures.told(one.before)) for step, trial, one in exploited]
+    return [
+        f"<h2>The winner's way</h2>{table(('member', 'after step', 'to', 'hyperparameters'), way, numbers=range(3))}",
+        f"<h2>Copies</h2>{table(('after step', 'member', 'went on from', 'its hyperparameters until then'), rows, numbers=range(3))}" if rows else "",
+    ]
 
 
 def _repeated(study: Study) -> list[str]:

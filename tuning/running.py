@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.background import Background
 from foundation.errors import RunError
 from foundation.progress import say
-from training.runs import TOKENS_FOLDER
 from tuning import resuming, studies
 from tuning.budget import is_spent, share, spent
-from tuning.config import NoScheduler, StudyConfig
+from tuning.config import StudyConfig
+from tuning.evolving import Population, boundaries
+from tuning.gang import resources_of
 from tuning.record import Record, Story, Trial
+from tuning.scheduler_config import NoScheduler, PopulationConfig
 from tuning.scheduling import Rule, Scheduler
 from tuning.searching import Listed, Start, StudySearch, open_storage, reconcile
 from tuning.trial import run_trial
@@ -47,7 +50,6 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     story = Story(record.path, plan.mode)
     rule = Rule(config.scheduler, plan.mode)
     rule.replay(found.rows)
-    share_spent = (lambda: share(spent(story.trials().values(), config), config.budget)) if config.budget else None
     _tune(
         plan,
         config,
@@ -60,11 +62,45 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
             count=config.trials,
             metric=plan.metric,
             mode=plan.mode,
-            spent=share_spent,
+            spent=_share_spent(story, config),
         ),
         count=count,
         attempt=studies.attempt_folder(found.attempts),
     )
+
+
+def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
+    """Run what is left of a population's training.
+
+    Raises:
+        RunError: Tune itself failed.
+    """
+    assert isinstance(config.scheduler, PopulationConfig)
+    found, record, story = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE), Story(folder / studies.RECORD_FILE, plan.mode)
+    stretches = config.trials * len(boundaries(config.scheduler, plan.trial_steps))
+    population = Population(config, folder, record, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode)
+    _tune(
+        plan,
+        config,
+        folder,
+        population,
+        Scheduler(Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config)),
+        Watch(
+            record,
+            lambda: story.trials().values(),
+            count=config.trials,
+            metric=plan.metric,
+            mode=plan.mode,
+            spent=_share_spent(story, config),
+            stretches=(stretches - population.stretches_left, stretches),
+        ),
+        count=stretches,
+        attempt=studies.attempt_folder(found.attempts),
+    )
+
+
+def _share_spent(story: Story, config: StudyConfig) -> Callable[[], float] | None:
+    return (lambda: share(spent(story.trials().values(), config), config.budget)) if config.budget else None
 
 
 def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
@@ -111,12 +147,12 @@ def _tune(
         run_trial,
         base=plan.config["recipe"],
         locations=plan.locations,
-        tokens=str(folder / TOKENS_FOLDER),
+        folder=str(folder),
         max_steps=config.scheduler.max_steps,
         report_every_steps=config.report_every_steps,
     )
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": config.recipe.workers.cpus_each, "GPU": config.recipe.workers.gpus_each}),
+        tune.with_resources(trainable, resources_of(config.recipe.workers, is_gang=config.recipe.engine != "torch")),
         tune_config=tune.TuneConfig(
             metric=plan.metric,
             mode=plan.mode,
@@ -160,4 +196,4 @@ def _going_on(folder: Path, trial: Trial, record: Record, *, steps: int | None =
 
 
 def _folder_of(trial: Any) -> str:
-    return studies.trial_folder(trial.config["number"], trial.config["seed"])
+    return studies.trial_folder(trial.config["number"], trial.config["seed"], trial.config["since"])

@@ -12,9 +12,9 @@ from typing import Any, assert_never
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from tuning import config
-from tuning.config import AshaConfig, HyperBandConfig, MedianStopConfig, NoScheduler
+from tuning import scheduler_config
 from tuning.record import Record
+from tuning.scheduler_config import AshaConfig, HyperBandConfig, MedianStopConfig, NoScheduler, PopulationConfig
 from tuning.trial import FAILED, NAMES
 
 _STEP, _SCORE = "step", "score"
@@ -28,7 +28,7 @@ class Rule:
         mode: Whether a high score is good (``max``) or a low one (``min``).
     """
 
-    def __init__(self, scheduler: config.Scheduler, mode: str) -> None:
+    def __init__(self, scheduler: scheduler_config.Scheduler, mode: str) -> None:
         self._bracket_of: Callable[[int], int] = lambda number: 0
         if isinstance(scheduler, HyperBandConfig):
             # By number: Tune draws its brackets from an unseeded generator.
@@ -63,9 +63,9 @@ class _StandIn:
         self.trial_id, self.rule = str(number), rule
 
 
-def _tunes(scheduler: NoScheduler | AshaConfig | MedianStopConfig) -> Any:
+def _tunes(scheduler: NoScheduler | AshaConfig | MedianStopConfig | PopulationConfig) -> Any:
     match scheduler:
-        case NoScheduler():
+        case NoScheduler() | PopulationConfig():  # between two decisions nobody stops a member
             return FIFOScheduler()
         case AshaConfig():
             return AsyncHyperBandScheduler(

@@ -36,6 +36,12 @@ class Start:
     """Of a winner that is trained once more."""
     steps: int | None = None
     """That it trains to; None: the scheduler's most."""
+    since: int = 0
+    """Of a member of a population: the step after which this stretch of it began."""
+    until: int | None = None
+    """Of a member of a population: where this stretch ends; None: at its last step."""
+    is_copy: bool = False
+    """Whether ``checkpoint`` is another member's."""
 
 
 def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:

@@ -41,10 +41,12 @@ from training.verb_config import Verb, verb_of
 from tuning import studies
 from tuning.budget import Spent, limits_told, share, spent
 from tuning.config import ChoiceDimension, StudyConfig
+from tuning.population import Stretch, lineage
 from tuning.record import Record, Trial, short
 from tuning.recording import StudyRuns
 from tuning.repeats import Repeated
 from tuning.resuming import check_resumable
+from tuning.scheduler_config import PopulationConfig
 from tuning.studies import Study
 from tuning.trial import trial_recipe
 from tuning.winner import leave_recipes
@@ -75,6 +77,8 @@ class StudyPlan:
     """At once."""
     steps_at_most: int
     """Optimiser steps of the search if the scheduler stopped no trial."""
+    trial_steps: int
+    """Of a trial that nobody stops."""
     repeat_steps_at_most: int
     """Of the best trials with other seeds, after it."""
     rungs: tuple[int, ...]
@@ -120,10 +124,10 @@ class StudyResult:
 
     study_id: str
     study_folder: str
-    best_recipe: str
-    """Trains the winning model anew, from the first step; names nothing of the study."""
+    best_recipe: str | None
+    """Trains the winning model anew, from the first step; names nothing of the study. None of a population, whose winner no one recipe made."""
     continued_recipe: str | None
-    """Goes on from the winning trial's last checkpoint, to the end of the schedule."""
+    """Goes on from the winning trial's last checkpoint, to the end of the schedule; there already, it exports the model."""
     refit_recipe: str | None
     """Trains the winning model anew, on training and validation rows; None where they cannot be done without, and of a pretraining."""
     report: str
@@ -138,6 +142,8 @@ class StudyResult:
     """By the search."""
     repeated: tuple[Repeated, ...]
     """What the best trials reached with other seeds, the best mean first: none without ``repeat``."""
+    lineage: tuple[Stretch, ...] = ()
+    """Of a population: by which members the winning model was trained, and with which hyperparameters."""
     findings: tuple[dict[str, Any], ...] = ()
     """What the checks of the labelled rows warned of."""
 
@@ -170,8 +176,9 @@ def plan_study(config: StudyConfig, *, study_id: str | None = None, resumes: Stu
         locations=found.locations,
         metric=config.recipe.score,
         mode=config.recipe.score_order,
-        cpus=config.concurrent * config.recipe.workers.cpus_each,
+        cpus=config.concurrent * config.recipe.workers.most * config.recipe.workers.cpus_each,
         steps_at_most=_steps_at_most(config, steps),
+        trial_steps=steps,
         repeat_steps_at_most=_repeats(config) * steps,
         rungs=tuple(rung for rung in config.scheduler.rungs if rung < steps),
         data_fingerprint=found.data_fingerprint,
@@ -286,8 +293,11 @@ def _run(plan: StudyPlan, session: Session, folder: Path) -> StudyResult:
     state = "failed"
     try:
         with runs.following():
-            running.search(plan, config, folder)
-            running.repeat(plan, config, folder)
+            if isinstance(config.scheduler, PopulationConfig):
+                running.evolve(plan, config, folder)
+            else:
+                running.search(plan, config, folder)
+                running.repeat(plan, config, folder)
         outcome = _outcome(plan, config, folder, round(time.monotonic() - began, 2))
         write_json(folder / studies.RESULT_FILE, outcome.as_json())
         if config.budget and share(outcome.spent, config.budget) >= 1:
@@ -317,10 +327,11 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
             f"tune: no trial of {plan.study_id} ended with a score: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
         )
     left = leave_recipes(folder, config, best)
+    ways = lineage(study.trials, best.number) if best.is_member else ()
     return StudyResult(
         study_id=plan.study_id,
         study_folder=str(folder),
-        best_recipe=str(left.best),
+        best_recipe=str(left.best) if left.best else None,
         continued_recipe=str(left.continued) if left.continued else None,
         refit_recipe=str(left.refit) if left.refit else None,
         report=str(folder / studies.REPORT_FILE),
@@ -331,6 +342,7 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
         seconds=seconds,
         spent=spent(trials, config),
         repeated=study.repeated,
+        lineage=ways,
         findings=plan.findings,
     )
 

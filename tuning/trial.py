@@ -1,4 +1,4 @@
-"""One trial: the recipe with sampled values, trained by the plain loop in the trial's own actor; reports and checkpoints go to Ray Tune."""
+"""One trial in Ray Tune's actor: trained here, or by a gang of workers; reports and checkpoints go to Tune."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ NAMES = "reported"
 """Key of a report: the names in it that are ours, among all that Tune adds."""
 FAILED = "failed"
 """Key of a report that the trial failed, instead of a score; its message."""
+_PASSING_FOLDER = "passing"
 
 
 def trial_recipe(base: R, sampled: Mapping[str, Any]) -> R:
@@ -49,7 +49,7 @@ def run_trial(
     *,
     base: dict[str, Any],
     locations: Mapping[str, str],
-    tokens: str,
+    folder: str,
     max_steps: int,
     report_every_steps: int,
 ) -> None:
@@ -59,73 +59,60 @@ def run_trial(
         start: A ``Start``'s values, as JSON has them.
         base: The study's recipe, as plain values.
         locations: Encoder REF to folder, resolved by the driver.
-        tokens: Folder in which the study's trials keep token ids for each other.
+        folder: The study's.
         max_steps: Of trials that are not told theirs.
         report_every_steps: Cadence of reports.
 
     Raises:
-        OSError: A disk or a network failed: the cluster's fault, so that Tune begins the trial again from its last checkpoint.
+        OSError: A disk, a network or a worker of a gang failed: the cluster's fault, so that Tune begins the trial again from its last
+            checkpoint.
     """
     began = time.perf_counter()
-    import torch
     from ray import tune
 
-    from training.assembly import assemble, evaluate, loop_arguments, torch_engine
-    from training.checkpoint import Checkpoint, Progress, write_manifest
-    from training.hardware import decide
-    from training.kept_tokens import Keeper
-    from training.loop import StepReport, every, train
-    from training.probe import probe_gang
-    from training.workload import limits_of
+    from tuning.gang import train_gang
+    from tuning.studies import trial_folder
+    from tuning.trial_worker import Job, train_trial
 
     def told() -> dict[str, Any]:
         return {"trial_seconds": time.perf_counter() - began, "worker": f"{socket.gethostname()}:{os.getpid()}"}
 
-    with _failure_reported(told):
+    def tell(figures: dict[str, Any], checkpoint: Path) -> None:
+        named = figures | told()
+        tune.report({**named, NAMES: [*named]}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
+
+    name = trial_folder(start["number"], start["seed"], start["since"])
+    with _failure_reported(told), contextlib.ExitStack() as behind:
         recipe = trial_recipe(parse(KINDS[verb_of(base)], base, where="study"), start["sampled"])
-        torch.set_num_threads(max(1, int(recipe.workers.cpus_each)))
-        device = torch.device("cuda" if recipe.workers.gpus_each > 0 else "cpu")  # Ray shows a worker its own GPUs only
-        decisions = decide(probe_gang(device), recipe)
-        assembly = assemble(recipe, locations[recipe.encoder], attention=decisions.attention.value, keeper=Keeper(Path(tokens)))
+        is_gang = recipe.engine != "torch"
+        shared, own = Path(folder) / _PASSING_FOLDER / name, Path(tempfile.gettempdir()) / f"raybert-trial-{os.getpid()}"
+        scratch = behind.enter_context(_fresh(shared if is_gang else own))
         # Tune's own is later than the one that the study's driver found when it went on.
         held = tune.get_checkpoint()
-        place = held.path if held else start["checkpoint"]
-        checkpoint = Checkpoint.open(Path(place)) if place else None
-        engine = torch_engine(assembly, recipe, decisions, device=device, checkpoint=checkpoint)
-        progress = checkpoint.progress if checkpoint else Progress(0, 0)
-        last = min(start["steps"] or max_steps, assembly.steps)
-        ready = time.perf_counter()
+        job = Job(
+            name=f"{Path(folder).name}-{name}",
+            recipe=recipe.model_dump(mode="json"),
+            location=locations[recipe.encoder],
+            folder=folder,
+            scratch=str(scratch),
+            checkpoint=held.path if held else start["checkpoint"],
+            reported_step=None if held else start["reported_step"],
+            most_steps=start["steps"] or max_steps,
+            until=start["until"],
+            is_copy=start["is_copy"] and not held,
+            report_every_steps=report_every_steps,
+        )
+        if is_gang:
+            train_gang(job, recipe.workers, tell)
+        else:
+            train_trial(job, tell)
 
-        def tell(figures: Mapping[str, Any], folder: str) -> None:
-            named = {**figures, "step": progress.step, "steps": last, "start_seconds": ready - began, **told()}
-            tune.report({**named, NAMES: [*named]}, checkpoint=tune.Checkpoint.from_directory(folder))
 
-        def report(step: StepReport) -> None:
-            nonlocal progress
-            metrics = evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention))
-            done = step.step + 1
-            evaluations = (*progress.evaluations, (done, metrics[recipe.score]))
-            progress = replace(progress, step=done, optimiser_steps=step.optimiser_steps, evaluations=evaluations, guard=step.memory)
-            folder = Path(tempfile.mkdtemp(prefix="raybert-trial-"))
-            try:
-                files = engine.save(folder)
-                write_manifest(folder, progress, files, engine.shapes(), {"engine": "torch", "world_size": 1})
-                tell({**metrics, "train_loss": step.loss}, str(folder))
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        if not held and progress.step > start["reported_step"]:
-            # The driver went between this checkpoint and its report.
-            tell(evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention)), str(place))
-        for _ in train(
-            engine,
-            assembly.objective,
-            steps=last,
-            start_step=progress.step,
-            optimiser_steps=progress.optimiser_steps,
-            memory=progress.guard,
-            hooks=[every(report_every_steps, report, last=last)],
-            order=assembly.order,
-            **loop_arguments(recipe, assembly.steps, assembly.attention),
-        ):
-            pass
+@contextlib.contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """A folder's path for the length of the block, with nothing there before or behind it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -34,6 +34,7 @@ class Watch(Callback):  # type: ignore[misc]
         metric: Shown.
         mode: ``max`` or ``min``.
         spent: Share of the budget; None without one.
+        stretches: Of a population: how many have ended, and how many there will be. None: a trial ends once.
     """
 
     def __init__(
@@ -45,11 +46,13 @@ class Watch(Callback):  # type: ignore[misc]
         metric: str,
         mode: str,
         spent: Callable[[], float] | None = None,
+        stretches: tuple[int, int] | None = None,
     ) -> None:
         self._record, self._trials, self._metric, self._mode, self._count, self._spent = record, trials, metric, mode, count, spent
         self._better = max if mode == "max" else min
         before = [*trials()]
-        self._before = self._done = len([trial for trial in before if trial.state != "unfinished"])
+        self._before = self._done = stretches[0] if stretches else len([trial for trial in before if trial.state != "unfinished"])
+        self._ends, self._unit = (stretches[1], "stretches") if stretches else (count, "trials")
         self._spent_before = spent() if spent else 0.0
         scores = [report.score for trial in before for report in trial.reports]
         self._best: float | None = self._better(scores) if scores else None
@@ -122,12 +125,12 @@ class Watch(Callback):  # type: ignore[misc]
     def _ended(self, trial: Any, how: str) -> None:
         self._done += 1
         elapsed = time.monotonic() - self._began
-        left = elapsed / (self._done - self._before) * (self._count - self._done)
+        left = elapsed / (self._done - self._before) * (self._ends - self._done)
         if self._spent and (spent := self._spent()) > self._spent_before:
             left = min(left, elapsed / (spent - self._spent_before) * max(0.0, 1 - spent))
         self._left_s = left
         if self._live is None or how != "ended":
-            say(f"tune: {_named(trial)} {how}: {self._done}/{self._count} trials, about {duration(left)} left")
+            say(f"tune: {_named(trial)} {how}: {self._done}/{self._ends} {self._unit}, about {duration(left)} left")
 
 
 def _named(trial: Any) -> str:

@@ -22,7 +22,7 @@ from tuning.trial import trial_recipe
 class Left:
     """Files of the winner's recipes."""
 
-    best: Path
+    best: Path | None
     continued: Path | None
     refit: Path | None
 
@@ -38,11 +38,13 @@ def leave_recipes(folder: Path, config: StudyConfig, winner: Trial) -> Left:
 
     checkpoint = last_checkpoint(folder, winner.number)
     if checkpoint is None:
-        say(f"warning: trial {winner.number}: its checkpoint is not whole, so there is no {studies.CONTINUED_FILE}; {studies.BEST_FILE} is")
-    best = leave(studies.BEST_FILE, best_recipe(config, winner))
-    assert best is not None
-    continued = leave(studies.CONTINUED_FILE, continued_recipe(config, winner, checkpoint.folder) if checkpoint else None)
-    return Left(best, continued, leave(studies.REFIT_FILE, refit_recipe(config, winner)))
+        say(f"warning: trial {winner.number}: its checkpoint is not whole, so there is no {studies.CONTINUED_FILE}")
+    return Left(
+        # A member of a population changed its hyperparameters on the way: no one recipe makes its model.
+        best=leave(studies.BEST_FILE, None if winner.is_member else best_recipe(config, winner)),
+        continued=leave(studies.CONTINUED_FILE, continued_recipe(config, winner, checkpoint.folder) if checkpoint else None),
+        refit=leave(studies.REFIT_FILE, None if winner.is_member else refit_recipe(config, winner)),
+    )
 
 
 def best_recipe(config: StudyConfig, trial: Trial) -> RunConfig:
@@ -91,3 +93,14 @@ def refit_recipe(config: StudyConfig, trial: Trial) -> RunConfig | None:
         "patience": None,
     }
     return trial_recipe(recipe, joined)
+
+
+def next_steps(verb: str, best: str | None, continued: str | None, refit: str | None) -> list[str]:
+    """What may be done with the winner, a line for each recipe that there is."""
+    told = [
+        (best, "the winning model anew"),
+        (continued, "from its checkpoint, to the end of the schedule"),
+        (refit, "anew, on training and validation rows"),
+    ]
+    lines = [f"raybert {verb} -c {recipe}  # {what}" for recipe, what in told if recipe]
+    return [f"{'or:  ' if number else 'next:'} {line}" for number, line in enumerate(lines)]

@@ -89,6 +89,7 @@ def search(
     from tuning.config import StudyConfig
     from tuning.studies import CONFIG_FILE, open_study
     from tuning.study import plan_study, run_study, table
+    from tuning.winner import next_steps
 
     if name is not None and resume is not None:
         raise ConfigError("--name and --resume are both given; a study that is gone on with keeps its name")
@@ -103,16 +104,11 @@ def search(
     from cluster.session import session
 
     workers = planned.config["recipe"]["workers"]
-    gpus = workers["gpus_each"] * planned.config["concurrent"]
+    gpus = workers["gpus_each"] * loaded.recipe.workers.most * planned.config["concurrent"]
     lower = "concurrent or recipe.workers.cpus_each"
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
-    lines = [table(result), f"best recipe: {result.best_recipe}", f"report: {result.report}"]
-    lines.append(f"next: raybert {planned.verb} -c {result.best_recipe}  # the winning model anew")
-    if result.continued_recipe:
-        lines.append(f"or:   raybert {planned.verb} -c {result.continued_recipe}  # from its checkpoint, to the end of the schedule")
-    if result.refit_recipe:
-        lines.append(f"or:   raybert {planned.verb} -c {result.refit_recipe}  # anew, on training and validation rows")
+    lines = [table(result), f"report: {result.report}", *next_steps(planned.verb, result.best_recipe, result.continued_recipe, result.refit_recipe)]
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 

@@ -11,7 +11,8 @@ import pytest
 from foundation.config import parse
 from foundation.errors import ConfigError
 from training.config import PretrainConfig
-from tuning.config import AshaConfig, HyperBandConfig, StudyConfig
+from tuning.config import StudyConfig
+from tuning.scheduler_config import AshaConfig, HyperBandConfig
 from tuning.study import TrialRow
 
 LR = {"kind": "log_uniform", "low": 1e-5, "high": 1e-3}

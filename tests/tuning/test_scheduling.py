@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tuning.config import HyperBandConfig, Scheduler
+from tuning.scheduler_config import HyperBandConfig, Scheduler
 from tuning.scheduling import Rule
 
 RULES = (
