@@ -150,6 +150,28 @@ class BudgetConfig(Config):
         return self
 
 
+class ConstraintsConfig(Config):
+    """What a trial's model has to keep to. One that does not is stopped at its first report, and cannot win."""
+
+    latency_ms: float | None = Field(None, gt=0)
+    """Median time for one text, of validation rows one at a time, on a trial's own CPUs or GPU, beside whatever else runs there."""
+    size_mb: float | None = Field(None, gt=0)
+    """Of the model's fp32 weights, in millions of bytes."""
+    memory_mb: float | None = Field(None, gt=0)
+    """That a worker holds while it trains, in millions of bytes; of its GPU's memory if it has one."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.limits:
+            raise ValueError(f"constraints: limits nothing; give {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name of a figure to its most."""
+        return {name: limit for name in type(self).model_fields if (limit := getattr(self, name)) is not None}
+
+
 class RepeatConfig(Config):
     """Train the best trials once more with other seeds: the best of many scores flatters, and may be no better than the next."""
 
@@ -204,6 +226,8 @@ class StudyConfig(Config):
     trials: int = Field(8, ge=1)
     budget: BudgetConfig | None = None
     """What all trials together may spend."""
+    constraints: ConstraintsConfig | None = None
+    """What the winner has to keep to, whatever its score."""
     repeat: RepeatConfig | None = None
     """After the search, and beyond its budget; the winner is the trial with the best mean."""
     concurrent: int = Field(2, ge=1)
@@ -250,6 +274,12 @@ class StudyConfig(Config):
     def _repeats_have_seeds(self) -> Self:
         if self.repeat and "seed" in self.space:
             raise ValueError("repeat: trains winners with other seeds, and seed is a key of space; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _latency_is_of_texts(self) -> Self:
+        if self.constraints and self.constraints.latency_ms is not None and isinstance(self.recipe, PretrainConfig):
+            raise ValueError("constraints.latency_ms: is of a classifier's answers, and the recipe is a pretraining's; leave it out")
         return self
 
     @model_validator(mode="after")

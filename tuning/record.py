@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ class Trial:
     """Whether it was stopped because the study's budget was spent."""
     mode: str = "max"
     """Whether a high score is good, or a low one (``min``)."""
+    over: Mapping[str, float] = field(default_factory=dict)
+    """Figures beyond what the study's constraints allow; then it was stopped, and cannot win."""
     is_member: bool = False
     """Of a population: it goes on from others' checkpoints, and what counts is where it ends."""
     exploits: tuple[Exploited, ...] = ()
@@ -111,7 +113,7 @@ class Trial:
         if not self.reports:
             return "unfinished"
         last = self.reports[-1]
-        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on and not self.is_cut else "stopped"
+        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on and not self.is_cut and not self.over else "stopped"
 
 
 def named(number: int, seed: int | None) -> str:
@@ -157,6 +159,10 @@ class Record:
     def cut(self, number: int) -> None:
         """A trial is stopped after its report, because the study's budget is spent."""
         self._write("cut", number, None)
+
+    def broke(self, number: int, over: Mapping[str, float], seed: int | None = None) -> None:
+        """A trial is stopped after its report, because its model does not keep to the study's constraints."""
+        self._write("broke", number, seed, over=dict(over))
 
     def restarted(self, number: int, cause: str, seed: int | None = None) -> None:
         """A trial lost its worker, or the study its driver."""
@@ -258,6 +264,8 @@ def _with_row(trial: Trial, row: Mapping[str, Any]) -> Trial:
             return replace(trial, reports=(*trial.reports, report), spans=_spans(trial, row))
         case "cut":
             return replace(trial, is_cut=True)
+        case "broke":
+            return replace(trial, over=row["over"])
         case "restart":
             return replace(trial, restarts=trial.restarts + 1)
         case "failed":

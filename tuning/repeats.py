@@ -38,7 +38,7 @@ def wanted(trials: Iterable[Trial], repeat: RepeatConfig | None, mode: str, seed
     """
     if repeat is None:
         return []
-    scored = [trial for trial in trials if trial.score is not None and trial.state in ("finished", "stopped")]
+    scored = [trial for trial in trials if trial.score is not None and trial.state in ("finished", "stopped") and not trial.over]
     sign = 1 if mode == "max" else -1
     best = sorted(scored, key=lambda trial: -sign * (trial.score or 0.0))[: repeat.top]
     return [(trial, seed + 1 + number) for trial in best for number in range(repeat.seeds)]

@@ -55,7 +55,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         config,
         folder,
         StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
-        Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config)),
+        Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints),
         Watch(
             record,
             lambda: story.trials().values(),
@@ -84,7 +84,7 @@ def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         config,
         folder,
         population,
-        Scheduler(Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config)),
+        Scheduler(Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints),
         Watch(
             record,
             lambda: story.trials().values(),
@@ -150,6 +150,7 @@ def _tune(
         folder=str(folder),
         max_steps=config.scheduler.max_steps,
         report_every_steps=config.report_every_steps,
+        times_answers=bool(config.constraints and config.constraints.latency_ms),
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources_of(config.recipe.workers, is_gang=config.recipe.engine != "torch")),

@@ -12,8 +12,11 @@ from typing import Any, assert_never
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from foundation.progress import say
 from tuning import scheduler_config
-from tuning.record import Record
+from tuning.config import ConstraintsConfig
+from tuning.constraints import broken, told
+from tuning.record import Record, named
 from tuning.scheduler_config import AshaConfig, HyperBandConfig, MedianStopConfig, NoScheduler, PopulationConfig
 from tuning.trial import FAILED, NAMES
 
@@ -95,11 +98,14 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         record: Is told every report, and what was decided.
         metric: The score's name in a report.
         is_spent: Whether the study's budget is spent; then every trial is stopped at its report.
+        constraints: Whoever does not keep to them is stopped at its report.
     """
 
-    def __init__(self, rule: Rule, record: Record, metric: str, is_spent: Callable[[], bool]) -> None:
+    def __init__(
+        self, rule: Rule, record: Record, metric: str, is_spent: Callable[[], bool], constraints: ConstraintsConfig | None = None
+    ) -> None:
         super().__init__()
-        self._rule, self._record, self._name, self._is_spent = rule, record, metric, is_spent
+        self._rule, self._record, self._name, self._is_spent, self._constraints = rule, record, metric, is_spent, constraints
 
     def set_search_properties(self, metric: str | None, mode: str | None, **_: Any) -> bool:
         """Tune offers them; the rule has them."""
@@ -114,6 +120,10 @@ class Scheduler(FIFOScheduler):  # type: ignore[misc]
         score = result[self._name]
         goes_on = self._rule.goes_on(number, result[_STEP], score)
         self._record.reported(number, score, {name: result[name] for name in result[NAMES]}, goes_on=goes_on, seed=seed)
+        if over := broken(result, self._constraints):
+            self._record.broke(number, over, seed)
+            say(f"tune: {named(number, seed)} does not keep to the constraints: {told(over, self._constraints)}")
+            return str(TrialScheduler.STOP)
         if goes_on and self._is_spent():
             self._record.cut(number)
             goes_on = False

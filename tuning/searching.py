@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from foundation.progress import say
 from tuning.budget import is_spent
 from tuning.config import SamplerConfig, StudyConfig
+from tuning.constraints import excesses
 from tuning.record import Record, Story, Trial, named
 from tuning.space import draw, first_points, new_sampler
 
@@ -86,16 +87,20 @@ def reconcile(study: optuna.Study, config: StudyConfig, trials: Mapping[int, Tri
             study.sampler = sampler_of(config.sampler, config.seed, running.number)
             unheard[running.number] = draw(optuna.trial.Trial(study, running._trial_id), config.space)
         elif trial.state != "unfinished":
-            tell(study, trial.number, trial.score if trial.cause is None else None)
+            tell(study, trial, config)
     return unheard
 
 
-def tell(study: optuna.Study, number: int, score: float | None) -> None:
-    """How a trial ended; without a score, as failed."""
+def tell(study: optuna.Study, trial: Trial, config: StudyConfig, *, is_lost: bool = False) -> None:
+    """How a trial ended, and how far it is beyond constraints; without a score, or when it is lost, as failed."""
+    score = None if is_lost or trial.cause else trial.score
     if score is None:
-        study.tell(number, state=TrialState.FAIL)
-    else:
-        study.tell(number, score)
+        study.tell(trial.number, state=TrialState.FAIL)
+        return
+    asked = optuna.trial.Trial(study, study.get_trials(deepcopy=False)[trial.number]._trial_id)
+    for name, excess in excesses(trial.reports[-1].figures, config.constraints).items():
+        asked.set_constraint(name, excess)
+    study.tell(trial.number, score)
 
 
 class Listed(Searcher):  # type: ignore[misc]
@@ -177,6 +182,5 @@ class StudySearch(Listed):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial ended; what it reached is in the record, earlier workers' reports among it."""
-        number = self._numbers[trial_id]
-        trial = self._story.trials()[number]
-        tell(self._study, number, None if error or trial.cause else trial.score)
+        trial = self._story.trials()[self._numbers[trial_id]]
+        tell(self._study, trial, self._config, is_lost=error)

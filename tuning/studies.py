@@ -68,12 +68,12 @@ class Study(Driven):
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best mean of its repeats; without any, with the best score so far, the earliest of equals. One that failed
-        does not win."""
+        """The trial with the best mean of its repeats; without any, with the best score so far, the earliest of equals. One that failed,
+        or does not keep to the constraints, does not win."""
         if self.repeated:
             return self.trials[self.repeated[0].trial]
         sign = 1 if self.plan["mode"] == "max" else -1
-        scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed"]
+        scored = [trial for trial in self.trials.values() if trial.score is not None and trial.state != "failed" and not trial.over]
         return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
 
     @property

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from training.verb_config import Verb, verb_of
 from tuning import studies
 from tuning.budget import Spent, limits_told, share, spent
 from tuning.config import ChoiceDimension, StudyConfig
+from tuning.constraints import told
 from tuning.population import Stretch, lineage
 from tuning.record import Record, Trial, short
 from tuning.recording import StudyRuns
@@ -116,6 +117,8 @@ class TrialRow:
     """Of a failure."""
     restarts: int = 0
     """Times that it began again from its last checkpoint."""
+    over: dict[str, float] = field(default_factory=dict)
+    """Figures beyond what the constraints allow."""
 
 
 @dataclass(frozen=True)
@@ -322,9 +325,9 @@ def _outcome(plan: StudyPlan, config: StudyConfig, folder: Path, seconds: float)
     trials, best = [*study.trials.values()], study.best
     rows = {trial.number: _row(trial) for trial in trials}
     if best is None:
-        causes = [trial.cause for trial in trials if trial.cause]
+        causes = [trial.cause or told(trial.over, config.constraints) for trial in trials if trial.cause or trial.over]
         raise RunError(
-            f"tune: no trial of {plan.study_id} ended with a score: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
+            f"tune: no trial of {plan.study_id} ended as it had to: {causes[0] if causes else 'all were stopped at once'}; see {folder}"
         )
     left = leave_recipes(folder, config, best)
     ways = lineage(study.trials, best.number) if best.is_member else ()
@@ -358,6 +361,7 @@ def _row(trial: Trial) -> TrialRow:
         state=trial.state,
         cause=trial.cause,
         restarts=trial.restarts,
+        over=dict(trial.over),
     )
 
 
@@ -372,6 +376,8 @@ def table(result: StudyResult) -> str:
         lines.append(f"{row.trial:>5} {score:>10} {row.step:>6} {duration(row.seconds):>8} {row.state:<9} {sampled}")
         if row.cause:
             lines.append(f"      {first_line(row.cause)}")
+        if row.over:
+            lines.append(f"      beyond the constraints: {', '.join(f'{name} {value:.4g}' for name, value in row.over.items())}")
     if result.repeated:
         lines.append("with other seeds, which did not choose them:")
         lines += [f"{item.trial:>5} {repeated_told(item)}" for item in result.repeated]

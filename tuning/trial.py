@@ -52,6 +52,7 @@ def run_trial(
     folder: str,
     max_steps: int,
     report_every_steps: int,
+    times_answers: bool,
 ) -> None:
     """Train until the scheduler stops the trial or its budget ends; what fails in the trial itself is reported, not raised.
 
@@ -62,6 +63,7 @@ def run_trial(
         folder: The study's.
         max_steps: Of trials that are not told theirs.
         report_every_steps: Cadence of reports.
+        times_answers: Whether to measure how long an answer takes.
 
     Raises:
         OSError: A disk, a network or a worker of a gang failed: the cluster's fault, so that Tune begins the trial again from its last
@@ -99,6 +101,7 @@ def run_trial(
             reported_step=None if held else start["reported_step"],
             most_steps=start["steps"] or max_steps,
             until=start["until"],
+            times_answers=times_answers,
             is_copy=start["is_copy"] and not held,
             report_every_steps=report_every_steps,
         )

@@ -10,25 +10,33 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
+from corpus.order import StepRows
 from foundation.config import parse
 from foundation.errors import RunError
-from training.assembly import assemble, engine_of, evaluate, loop_arguments
+from training.assembly import Assembly, assemble, engine_of, evaluate, loop_arguments
 from training.checkpoint import Checkpoint, Progress, write_manifest
 from training.disk_offload import own_folder, unusable
+from training.engine import moved
 from training.hardware import decide
 from training.kept_tokens import Keeper
 from training.loop import StepReport, every, train
+from training.measuring import memory
 from training.probe import probe_gang
 from training.ranks import gathered
 from training.runs import TOKENS_FOLDER
 from training.verb_config import KINDS, verb_of
 from training.watchdog import Watchdog
 from training.workload import limits_of
+
+_ANSWERS = 25
+"""Texts that are timed."""
 
 Tell = Callable[[dict[str, Any], Path], None]
 """Takes one report's figures and its checkpoint's folder, which is gone afterwards, and comes back when the trial goes on."""
@@ -56,6 +64,8 @@ class Job:
     report_every_steps: int
     until: int | None = None
     """Step at which this stretch ends; None: with the trial."""
+    times_answers: bool = False
+    """Whether to measure how long an answer takes."""
     is_copy: bool = False
     """Whether ``checkpoint`` is another trial's; then it is made sure that nothing got lost on the way."""
 
@@ -80,6 +90,9 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
         keeper = Keeper(Path(job.folder) / TOKENS_FOLDER, writes=rank == 0)
         assembly = assemble(recipe, job.location, attention=decisions.attention.value, keeper=keeper)
         checkpoint = Checkpoint.open(Path(job.checkpoint)) if job.checkpoint else None
+        made = {"size_mb": 4e-6 * sum(parameter.numel() for parameter in assembly.model.parameters())}
+        if job.times_answers:
+            made |= {"latency_ms": latency_ms(assembly, device)}
         engine = engine_of(recipe, assembly, decisions, device=device, checkpoint=checkpoint, disk=disk)
         progress = checkpoint.progress if checkpoint else Progress(0, 0)
         last = min(job.most_steps, assembly.steps)
@@ -93,7 +106,7 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
 
         def told(figures: Mapping[str, Any], folder: Path) -> None:
             if rank == 0:
-                tell({**figures, "step": progress.step, "steps": last, "start_seconds": start_seconds, **begun}, folder)
+                tell({**figures, "step": progress.step, "steps": last, "start_seconds": start_seconds, **made, **begun}, folder)
 
         def report(step: StepReport) -> None:
             nonlocal progress
@@ -111,7 +124,8 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
             files = {name: entry for share in gathered(engine.save(folder), world_size) for name, entry in share.items()}
             if rank == 0:
                 write_manifest(folder, progress, files, engine.shapes(), {"engine": recipe.engine, "world_size": world_size})
-            told({**metrics, "train_loss": step.loss}, folder)
+            held = max(one.get("gpu_memory_bytes", one["memory_bytes"]) for one in gathered(memory(device), world_size))
+            told({**metrics, "train_loss": step.loss, "memory_mb": held / 1e6}, folder)
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -132,6 +146,20 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
         with _watched(engine, job, rank, recipe.workers.stall_timeout_s) if world_size > 1 else nullcontext():
             for _ in steps:
                 pass
+
+
+def latency_ms(assembly: Assembly, device: torch.device) -> float:
+    """Median milliseconds in which the model answers one validation text."""
+    model, rows = assembly.model.to(device).eval(), assembly.validation
+    times = []
+    with torch.no_grad():
+        for place in [0, *range(min(_ANSWERS, rows.rows))]:  # the first warms up
+            batch = moved(rows.batch(StepRows(np.zeros(1, dtype=np.int64), np.array([place])), [0], 1.0), device)
+            began = perf_counter()
+            rows.counts(model, batch).tolist()
+            times.append(perf_counter() - began)
+    model.train()
+    return 1e3 * median(times[1:])
 
 
 def holds(engine: Any, checkpoint: Checkpoint) -> bool:

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from corpus.shards import PackedRows
+from encoder.config import NewModelConfig
 from foundation.records import read_rows
 from tests.conftest import Cli, assert_no_processes, wait_for
 from tests.support.studies import killable_study, reports, rows_of, tiny_study, trial_workers, what_came_of
@@ -176,9 +178,11 @@ def test_a_study_of_a_pretraining_finds_a_model_from_scratch_that_pretrain_makes
             "new_model.hidden": {"kind": "choice", "values": [16, 32]},
             "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-4, "high": 1e-2},
         },
-        "trials": 2,
+        "start_with": [{"new_model.hidden": 32, "schedule.peak_lr": 1e-2}, {"new_model.hidden": 16, "schedule.peak_lr": 1e-3}],
+        "trials": 3,
         "scheduler": {"kind": "none", "max_steps": 16},
         "report_every_steps": 8,
+        "constraints": {"size_mb": 1.5e-6 * 4 * NewModelConfig(layers=1, hidden=16, heads=2).parameters(PackedRows.open(packed).manifest.tokenizer.vocabulary)},
     }
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")
@@ -187,7 +191,9 @@ def test_a_study_of_a_pretraining_finds_a_model_from_scratch_that_pretrain_makes
     (result,) = raybert_home.glob("runs/tune-*/result.json")
     found = json.loads(result.read_text())
     assert (found["metric"], found["mode"]) == ("validation_loss", "min")
-    assert found["best"]["score"] == min(trial["score"] for trial in found["trials"])
+    large, *others = found["trials"]
+    assert (large["state"], large["step"], [*large["over"]]) == ("stopped", 8, ["size_mb"])
+    assert found["best"]["score"] == min(trial["score"] for trial in others if not trial["over"])
     assert f"next: raybert pretrain -c {found['best_recipe']}" in ran.out
     again = cli("pretrain", "-c", found["best_recipe"], "--json", timeout_s=90)
     assert again.exit_code == 0, again.err

@@ -87,7 +87,7 @@ def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) 
     story = Story(record.path, "max")
     search = StudySearch(study_of, config, [Start(number, point, "folder", 8)], record, story, metric="accuracy", mode="max")
     first, second, third = (search.suggest(name) for name in "abc")
-    assert first == {"number": 0, "sampled": point, "checkpoint": "folder", "reported_step": 8, "seed": None, "steps": None}
+    assert first == asdict(Start(number, point, "folder", 8))
     assert (second["number"], second["checkpoint"], second["reported_step"]) == (1, None, 0)
     for at, value in ((8, 0.5), (16, 0.4)):
         record.reported(0, value, {"step": at, "steps": 16, "trial_seconds": 1.0, "worker": "a:1"}, goes_on=True)
