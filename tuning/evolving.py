@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from foundation.errors import RunError
 from foundation.progress import say
 from training.checkpoint import Checkpoint
 from tuning import studies
+from tuning.bandit import Bandit
 from tuning.budget import is_spent
 from tuning.config import StudyConfig
-from tuning.population import Exploit, Standing, decide
+from tuning.population import Exploit, Explore, Standing, decide, explored, gains
 from tuning.record import Record, Story, Trial
 from tuning.resuming import last_checkpoint
 from tuning.scheduler_config import PopulationConfig
@@ -145,19 +147,21 @@ class Population(Listed):
             return False
         standings = [Standing(number, trial.score, trial.sampled) for number, trial in alive.items()]
         exploits = decide(
-            standings,
-            step,
-            config=self._scheduler,
-            space=self._config.space,
-            seed=self._config.seed,
-            mode=self._mode,
-            draw=lambda key, seed: _drawn(self._config, seed)[key],
+            standings, step, quantile=self._scheduler.quantile, seed=self._config.seed, mode=self._mode, explore=self._explore(step)
         )
         self._record.compared(step, {number: vars(exploit) for number, exploit in exploits.items()})
         _tell(step, exploits)
         self._waiting = [self._start(trial, self._beginning(trial)) for trial in self._alive().values()]
         self._remove_before(step)
         return True
+
+    def _explore(self, step: int) -> Explore:
+        space = self._config.space
+        a_little = partial(explored, config=self._scheduler, space=space, draw=lambda key, seed: _drawn(self._config, seed)[key])
+        if self._scheduler.kind == "pbt":
+            return a_little
+        ends = [end for end in self._boundaries if end <= step]
+        return Bandit(gains(self._story.trials().values(), ends, self._mode), step, space, a_little)
 
     def _remove_before(self, step: int) -> None:
         """Remove the checkpoints of stretches that ended before ``step``; from one at ``step`` a stretch may begin again."""

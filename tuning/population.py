@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tuning.scheduler_config import PopulationConfig
 
 Draw = Callable[[str, int], Any]
 """A value of a dimension, by its key and a seed."""
+Explore = Callable[[Mapping[str, Any], np.random.Generator], dict[str, Any]]
+"""A donor's hyperparameters to those of who goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +44,24 @@ class Exploit:
 
 
 def decide(
-    standings: Iterable[Standing], step: int, *, config: PopulationConfig, space: Space, seed: int, mode: str, draw: Draw
+    standings: Iterable[Standing], step: int, *, quantile: float, seed: int, mode: str, explore: Explore
 ) -> dict[int, Exploit]:
     """Which members go on from others, by number; those that are left out go on as they are.
 
     Args:
         standings: Of all members that are alive.
         step: That all of them have reached.
-        config: The scheduler.
-        space: The study's.
+        quantile: Share of them that is replaced.
         seed: The study's.
         mode: Whether a high score is good (``max``) or a low one (``min``).
-        draw: Draws a value anew.
+        explore: Called for each of them, the best first.
     """
     sign = 1 if mode == "max" else -1
     # The earliest of equals is the better one.
     ranked = sorted(standings, key=lambda one: (-sign * one.score if one.score is not None else math.inf, one.number))
     if len(ranked) < 2:
         return {}
-    count = min(max(1, int(len(ranked) * config.quantile)), len(ranked) // 2)
+    count = min(max(1, int(len(ranked) * quantile)), len(ranked) // 2)
     best, worst = [one for one in ranked[:count] if one.score is not None], ranked[-count:]
     if not best:
         return {}
@@ -67,12 +69,20 @@ def decide(
     for member in worst:
         random = np.random.default_rng([seed, step, member.number])
         donor = best[int(random.integers(len(best)))]
-        found[member.number] = Exploit(donor.number, explored(donor.sampled, config, space, random, draw))
+        found[member.number] = Exploit(donor.number, explore(donor.sampled, random))
     return found
 
 
-def explored(sampled: Mapping[str, Any], config: PopulationConfig, space: Space, random: np.random.Generator, draw: Draw) -> dict[str, Any]:
-    """Hyperparameters that differ a little from others; those that do not apply any more are left out, those that newly do are drawn."""
+def explored(sampled: Mapping[str, Any], random: np.random.Generator, config: PopulationConfig, space: Space, draw: Draw) -> dict[str, Any]:
+    """Hyperparameters that differ a little from others; those that do not apply any more are left out, those that newly do are drawn.
+
+    Args:
+        sampled: The others.
+        random: Says what becomes of each.
+        config: The scheduler.
+        space: The study's.
+        draw: Draws a value anew.
+    """
     found: dict[str, Any] = {}
     for key in in_order(space):
         # Drawn for every key, so that one key's numbers do not depend on another's fate.
@@ -124,9 +134,44 @@ def lineage(trials: Mapping[int, Trial], number: int) -> tuple[Stretch, ...]:
     until, found = trials[number].step, []
     while True:
         trial = trials[number]
-        sampled = next((one.before for one in trial.exploits if one.step >= until), trial.sampled)
+        sampled = sampled_until(trial, until)
         copied = next((one for one in reversed(trial.exploits) if one.step < until), None)
         found.append(Stretch(number, copied.step if copied else 0, until, sampled))
         if copied is None:
             return tuple(reversed(found))
         number, until = copied.donor, copied.step
+
+
+def sampled_until(trial: Trial, step: int) -> Mapping[str, Any]:
+    """A member's hyperparameters on the stretch that ended at a step."""
+    return next((one.before for one in trial.exploits if one.step >= step), trial.sampled)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a stretch brought."""
+
+    since: int
+    sampled: Mapping[str, Any]
+    gained: float
+    """By how much the score became better."""
+
+
+def gains(trials: Iterable[Trial], ends: Sequence[int], mode: str) -> list[Gain]:
+    """Of every stretch from the second one on: its score against that of the checkpoint it began from.
+
+    Args:
+        trials: The members.
+        ends: Steps at which stretches ended, ascending.
+        mode: ``max`` or ``min``.
+    """
+    known = {trial.number: trial for trial in trials}
+    scores = {(number, report.step): report.score for number, trial in known.items() for report in trial.reports}
+    sign, found = (1 if mode == "max" else -1), []
+    for number, trial in known.items():
+        for since, until in pairwise(ends):
+            origin = next((one.donor for one in trial.exploits if one.step == since), number)
+            before, after = scores.get((origin, since)), scores.get((number, until))
+            if before is not None and after is not None and math.isfinite(before) and math.isfinite(after):
+                found.append(Gain(since, sampled_until(trial, until), sign * (after - before)))
+    return found

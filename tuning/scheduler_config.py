@@ -100,9 +100,11 @@ class MedianStopConfig(_Stopping):
 
 class PopulationConfig(_Scheduler):
     """Population-based training (Jaderberg et al. 2017, arXiv 1711.09846), all members in step: after every ``exploit_every_steps`` the worst
-    go on from the checkpoints of the best, with hyperparameters that differ a little from theirs. ``trials`` is the number of members."""
+    go on from the checkpoints of the best, with other hyperparameters. ``trials`` is the number of members."""
 
-    kind: Literal["pbt"]
+    kind: Literal["pbt", "pb2"]
+    """Which others: ``pbt`` changes the donor's a little, at random; ``pb2`` asks a Gaussian process which numbers promise most, of the
+    stretches so far (Parker-Holder et al. 2020, arXiv 2002.02518), and changes what is no number as ``pbt`` does."""
     exploit_every_steps: int = Field(50, ge=1)
     """Optimiser steps between two decisions."""
     quantile: float = Field(0.25, gt=0, le=0.5)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.records import read_rows
+from tuning.bandit import Bandit, place_of, value_at
 from tuning.config import Space, StudyConfig
 from tuning.evolving import boundaries, first_members
-from tuning.population import Exploit, Standing, Stretch, decide, explored, lineage
+from tuning.population import Exploit, Gain, Standing, Stretch, decide, explored, gains, lineage
 from tuning.record import Record, Story, trials_of
 from tuning.scheduler_config import PopulationConfig
 
@@ -37,8 +40,8 @@ MEMBERS = first_members(study())
 
 def decided(scores: dict[int, float | None], step: int = 25, *, mode: str = "max", seed: int = 0, **config: Any) -> dict[int, Exploit]:
     standings = [Standing(number, score, MEMBERS[number % len(MEMBERS)]) for number, score in scores.items()]
-    changed = CONFIG.model_copy(update=config)
-    return decide(standings, step, config=changed, space=SPACE, seed=seed, mode=mode, draw=lambda key, number: first_value(key, number))
+    explore = partial(explored, config=CONFIG.model_copy(update=config), space=SPACE, draw=first_value)
+    return decide(standings, step, quantile=0.25, seed=seed, mode=mode, explore=explore)
 
 
 def first_value(key: str, number: int) -> Any:
@@ -73,19 +76,15 @@ def test_a_member_alone_goes_on_as_it_is_and_so_do_all_when_none_has_a_score() -
 
 @given(st.integers(0, 2**32), st.integers(0, 5))
 def test_what_is_explored_lies_in_the_space_and_keeps_to_its_conditions(seed: int, number: int) -> None:
-    import numpy as np
-
-    changed = explored(MEMBERS[number], CONFIG, SPACE, np.random.default_rng(seed), first_value)
+    changed = explored(MEMBERS[number], np.random.default_rng(seed), CONFIG, SPACE, first_value)
     assert ("label_smoothing" in changed) == (changed["schedule.decay"] == "cosine")
     assert all(SPACE[key].holds(value) for key, value in changed.items()), changed
 
 
 def test_without_drawing_anew_a_number_moves_by_the_factor_and_a_value_in_a_row_to_its_neighbour() -> None:
-    import numpy as np
-
     config = CONFIG.model_copy(update={"resample": 0.0})
     before = {"schedule.peak_lr": 1e-4, "dropout": 0.1, "schedule.decay": "linear", "tokens_per_microbatch": 1024}
-    seen = [explored(before, config, SPACE, np.random.default_rng(seed), first_value) for seed in range(40)]
+    seen = [explored(before, np.random.default_rng(seed), config, SPACE, first_value) for seed in range(40)]
     assert {round(one["schedule.peak_lr"], 9) for one in seen} == {round(1e-4 * 1.2, 9), round(1e-4 / 1.2, 9)}
     assert {round(one["dropout"], 9) for one in seen} == {0.0, 0.2}
     assert {one["tokens_per_microbatch"] for one in seen} == {512, 1536}
@@ -127,6 +126,10 @@ def test_a_models_way_leads_back_through_its_donors(tmp_path: Path) -> None:
         Stretch(0, 25, 50, {"dropout": 0.25}),
         Stretch(1, 50, 75, {"dropout": 0.2}),
     )
+    found = {(gain.since, gain.sampled["dropout"]): gain.gained for gain in gains(trials.values(), [25, 50, 75], "max")}
+    assert found[25, 0.25] == pytest.approx(0.5 - 0.253), "of trial 0, against its donor's checkpoint"
+    assert found[50, 0.2] == pytest.approx(0.751 - 0.5)
+    assert len(gains(trials.values(), [25, 50, 75], "min")) == 8
     assert lineage(trials, 2) == (Stretch(2, 0, 75, {"dropout": 0.2}),)
     assert lineage(trials, 3) == (Stretch(2, 0, 50, {"dropout": 0.2}), Stretch(3, 50, 75, {"dropout": 0.15}))
     assert trials[1].score == pytest.approx(0.751), "of a member the last report counts, whose checkpoint there is"
@@ -146,3 +149,34 @@ def test_a_models_way_leads_back_through_its_donors(tmp_path: Path) -> None:
 def test_what_a_population_cannot_do_is_refused(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study(**more)
+
+
+@given(st.sampled_from([*SPACE]), st.floats(0, 1))
+def test_a_number_is_found_again_at_its_place(key: str, place: float) -> None:
+    dimension = SPACE[key]
+    if dimension.kind == "choice":
+        return
+    value = value_at(dimension, place)
+    assert dimension.holds(value)
+    assert value_at(dimension, place_of(dimension, value)) == pytest.approx(value)
+    assert place_of(dimension, dimension.samples[0]) == pytest.approx(0)
+    assert place_of(dimension, dimension.samples[1]) == pytest.approx(1)
+
+
+def test_a_gaussian_process_goes_where_stretches_gained_most_and_two_members_do_not_go_the_same_way() -> None:
+    space = {key: SPACE[key] for key in ("schedule.peak_lr", "schedule.decay")}
+    random = np.random.default_rng(0)
+    # The gain is highest at a place of 0.8.
+    seen = []
+    for number in range(24):
+        rate = value_at(space["schedule.peak_lr"], float(random.random()))
+        place = place_of(space["schedule.peak_lr"], rate)
+        seen.append(Gain(25 * (number % 3), {"schedule.peak_lr": rate, "schedule.decay": "linear"}, -((place - 0.8) ** 2)))
+    bandit = Bandit(seen, 75, space, lambda sampled, _: {**sampled, "schedule.decay": "cosine"})
+    donor = {"schedule.peak_lr": 1e-5, "schedule.decay": "linear"}
+    first, second = (bandit(donor, np.random.default_rng(seed)) for seed in range(2))
+    assert abs(place_of(space["schedule.peak_lr"], first["schedule.peak_lr"]) - 0.8) < 0.15
+    assert first["schedule.decay"] == "cosine", "what is no number is left to the other"
+    assert first["schedule.peak_lr"] != second["schedule.peak_lr"]
+    alone = Bandit(seen[:3], 75, space, lambda sampled, _: dict(sampled))
+    assert alone(donor, np.random.default_rng(0)) == donor, "too little to learn from"
