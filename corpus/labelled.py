@@ -108,7 +108,7 @@ def load_labelled(config: LabelledDataConfig, *, holds_back: bool = True) -> Lab
         splits["validation"], flatters = splits["train"], True
     elif config.train_on == "train_and_validation":
         held = splits["validation"]
-        say(f"warning: {config.train}: trains on the {len(held):,} validation rows as well, which flatters every figure but those of test rows")
+        say(f"warning: {config.train}: trains on the {len(held):,} validation rows as well, which flatters every figure but of test rows")
         splits["train"], flatters = splits["train"].followed_by(held), True
     marked = fingerprint(splits, labels)
     return LabelledData(splits["train"], splits["validation"], splits["test"], labels, marked, rows.kind, findings, flatters)

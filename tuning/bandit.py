@@ -1,7 +1,7 @@
-"""Which numbers a member of a population goes on with, asked of a Gaussian process: PB2 (Parker-Holder et al. 2020, arXiv 2002.02518). Pure.
+"""Which numbers a member of a population goes on with, asked of a Gaussian process: PB2 (Parker-Holder et al. 2020, arXiv 2002.02518).
 
 The process learns from every stretch so far what its hyperparameters gained at its time, and the point with the highest upper confidence
-bound is taken. What was chosen for one member counts as observed for the next, so that two do not go the same way.
+bound is taken. What was chosen for one member counts as observed for the next, so that two do not go the same way. Pure.
 """
 
 from __future__ import annotations

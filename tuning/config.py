@@ -294,21 +294,26 @@ class StudyConfig(Config):
     @model_validator(mode="after")
     def _chooses_on_rows_held_back(self) -> Self:
         if _TRAIN_ON in self.space or (isinstance(self.recipe, FinetuneConfig) and self.recipe.data.train_on != "train"):
-            raise ValueError(f"{_TRAIN_ON}: a study chooses on validation rows, which must not be trained on; its refit recipe does so afterwards")
+            raise ValueError(
+                f"{_TRAIN_ON}: a study chooses on validation rows, which must not be trained on; its refit recipe does so afterwards"
+            )
         return self
 
     @model_validator(mode="after")
     def _is_a_population(self) -> Self:
         if not isinstance(self.scheduler, PopulationConfig):
             return self
+        kind = self.scheduler.kind
         if self.trials < 2:
-            raise ValueError(f"trials is {self.trials}, but scheduler.kind: pbt has members learn from one another; give at least 2")
+            raise ValueError(f"trials is {self.trials}, but the members of a population learn from one another; give at least 2")
         if fixed := [key for key in self.space if _is_fixed(key)]:
-            raise ValueError(f"space.{fixed[0]}: cannot change while a model trains, as scheduler.kind: pbt has it; leave it to another scheduler")
-        if "kind" in self.sampler.model_fields_set and self.sampler.kind != "random":
-            raise ValueError(f"sampler.kind: {self.sampler.kind} learns from trials that ended, and pbt draws members at random; leave it out")
+            raise ValueError(
+                f"space.{fixed[0]}: cannot change while a model trains, as in a population (scheduler.kind: {kind}); leave it to another"
+            )
+        if self.sampler.kind not in ("tpe", "random"):  # tpe is what stands there when nobody said anything
+            raise ValueError(f"sampler.kind: {self.sampler.kind} learns from trials that ended, and a population has none; leave it out")
         if self.repeat:
-            raise ValueError("repeat: trains a trial's recipe once more, and a member of scheduler.kind: pbt has changed its own on the way")
+            raise ValueError("repeat: trains a trial's recipe once more, and a member of a population has changed its own on the way")
         if self.scheduler.exploit_every_steps % self.report_every_steps:
             raise ValueError(
                 f"scheduler.exploit_every_steps is {self.scheduler.exploit_every_steps}, no multiple of report_every_steps, "

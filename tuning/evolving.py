@@ -110,7 +110,9 @@ class Population(Listed):
             trial.step,
             since=since,
             until=self._until,
-            is_copy=any(exploited.step == since for exploited in trial.exploits) and checkpoint is not None and checkpoint.progress.step == since,
+            is_copy=any(exploited.step == since for exploited in trial.exploits)
+            and checkpoint is not None
+            and checkpoint.progress.step == since,
         )
 
     def _beginning(self, trial: Trial) -> Checkpoint | None:
@@ -126,9 +128,8 @@ class Population(Listed):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next stretch; None while members train that the others wait for."""
-        if not self._waiting and not self._training:
-            if is_spent(self._story.trials().values(), self._config) or not self._compare():
-                return str(Searcher.FINISHED)
+        if not self._waiting and not self._training and (self._is_over() or not self._compare()):
+            return str(Searcher.FINISHED)
         if not self._waiting:
             return None
         given = self._next()
@@ -138,6 +139,15 @@ class Population(Listed):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A stretch ended."""
         self._training.pop(trial_id, None)
+
+    def _is_over(self) -> bool:
+        """Whether the budget is spent; members that wait for others are cut then."""
+        if not is_spent(self._story.trials().values(), self._config):
+            return False
+        for trial in self._alive().values():
+            if trial.state == "unfinished":
+                self._record.cut(trial.number)
+        return True
 
     def _compare(self) -> bool:
         """Decide who goes on from where. Returns whether anybody goes on."""

@@ -219,6 +219,26 @@ def score_by_cost(trials: Sequence[Trial], parameters: Mapping[str, int], defaul
     return go.Figure(dots).update_layout(xaxis_title="seconds of training", yaxis_title=metric)
 
 
+def score_by_latency(trials: Sequence[Trial], metric: str, most: float | None) -> go.Figure | None:
+    """Each trial's score over how long its model takes for an answer, with the most that a study allows; None where nobody measured it."""
+    import plotly.graph_objects as go
+
+    timed = [(trial, report.figures["latency_ms"]) for trial in trials if (report := trial.best) and "latency_ms" in report.figures]
+    if not timed:
+        return None
+    dots = go.Scatter(
+        x=[latency for _, latency in timed],
+        y=[trial.score for trial, _ in timed],
+        mode="markers+text",
+        text=[str(trial.number) for trial, _ in timed],
+        textposition="top center",
+        marker={"size": 10, "color": [STATES["failed"] if trial.over else STATES[trial.state] for trial, _ in timed]},
+        hovertext=[f"trial {trial.number}<br>{told(trial.sampled)}" for trial, _ in timed],
+    )
+    figure = go.Figure(dots).update_layout(xaxis_title="ms for one text", yaxis_title=metric)
+    return figure.add_vline(x=most, line_dash="dot") if most is not None else figure
+
+
 def repeated_scores(repeated: Sequence[Repeated], metric: str) -> go.Figure:
     """Scores of trials with other seeds, and where the mean of more of them would lie."""
     import plotly.graph_objects as go

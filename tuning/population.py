@@ -43,9 +43,7 @@ class Exploit:
     """With which hyperparameters."""
 
 
-def decide(
-    standings: Iterable[Standing], step: int, *, quantile: float, seed: int, mode: str, explore: Explore
-) -> dict[int, Exploit]:
+def decide(standings: Iterable[Standing], step: int, *, quantile: float, seed: int, mode: str, explore: Explore) -> dict[int, Exploit]:
     """Which members go on from others, by number; those that are left out go on as they are.
 
     Args:

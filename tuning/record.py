@@ -113,7 +113,13 @@ class Trial:
         if not self.reports:
             return "unfinished"
         last = self.reports[-1]
-        return "finished" if last.step >= last.figures["steps"] else "unfinished" if last.goes_on and not self.is_cut and not self.over else "stopped"
+        return (
+            "finished"
+            if last.step >= last.figures["steps"]
+            else "unfinished"
+            if last.goes_on and not self.is_cut and not self.over
+            else "stopped"
+        )
 
 
 def named(number: int, seed: int | None) -> str:

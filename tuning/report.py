@@ -114,7 +114,9 @@ def _winner(study: Study, trials: Sequence[Trial]) -> str:
 
 def _population(study: Study) -> list[str]:
     """Who went on from whom, and the way of the winner's model."""
-    exploited = sorted(((one.step, trial, one) for trial in study.trials.values() for one in trial.exploits), key=lambda item: (item[0], item[1].number))
+    exploited = sorted(
+        ((one.step, trial, one) for trial in study.trials.values() for one in trial.exploits), key=lambda item: (item[0], item[1].number)
+    )
     if study.best is None or not study.best.is_member:
         return []
     way = [
@@ -123,7 +125,9 @@ def _population(study: Study) -> list[str]:
     rows = [(f"{step:,}", str(trial.number), str(one.donor), figures.told(one.before)) for step, trial, one in exploited]
     return [
         f"<h2>The winner's way</h2>{table(('member', 'after step', 'to', 'hyperparameters'), way, numbers=range(3))}",
-        f"<h2>Copies</h2>{table(('after step', 'member', 'went on from', 'its hyperparameters until then'), rows, numbers=range(3))}" if rows else "",
+        f"<h2>Copies</h2>{table(('after step', 'member', 'went on from', 'its hyperparameters until then'), rows, numbers=range(3))}"
+        if rows
+        else "",
     ]
 
 
@@ -177,6 +181,12 @@ def _drawn(study: Study, config: StudyConfig, trials: Sequence[Trial]) -> list[s
             "Score and cost",
             figures.score_by_cost(trials, parameters, config.recipe.encoder, metric),
             "The larger the dot, the more parameters the encoder has.",
+        ),
+        _figure(
+            "latency",
+            "Score and latency",
+            figures.score_by_latency(trials, metric, config.constraints.latency_ms if config.constraints else None),
+            "Of one validation text, beside what else ran there; red is beyond the constraints.",
         ),
         _figure("timeline", "Timeline", figures.timeline(trials)),
     ]

@@ -76,7 +76,11 @@ def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         RunError: Tune itself failed.
     """
     assert isinstance(config.scheduler, PopulationConfig)
-    found, record, story = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE), Story(folder / studies.RECORD_FILE, plan.mode)
+    found, record, story = (
+        studies.open_study(str(folder)),
+        Record(folder / studies.RECORD_FILE),
+        Story(folder / studies.RECORD_FILE, plan.mode),
+    )
     stretches = config.trials * len(boundaries(config.scheduler, plan.trial_steps))
     population = Population(config, folder, record, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode)
     _tune(
@@ -84,7 +88,9 @@ def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         config,
         folder,
         population,
-        Scheduler(Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints),
+        Scheduler(
+            Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints
+        ),
         Watch(
             record,
             lambda: story.trials().values(),

@@ -99,8 +99,8 @@ class MedianStopConfig(_Stopping):
 
 
 class PopulationConfig(_Scheduler):
-    """Population-based training (Jaderberg et al. 2017, arXiv 1711.09846), all members in step: after every ``exploit_every_steps`` the worst
-    go on from the checkpoints of the best, with other hyperparameters. ``trials`` is the number of members."""
+    """Population-based training (Jaderberg et al. 2017, arXiv 1711.09846), all members in step: after every ``exploit_every_steps`` the
+    worst go on from the checkpoints of the best, with other hyperparameters. ``trials`` is the number of members."""
 
     kind: Literal["pbt", "pb2"]
     """Which others: ``pbt`` changes the donor's a little, at random; ``pb2`` asks a Gaussian process which numbers promise most, of the

@@ -116,7 +116,7 @@ class Listed(Searcher):  # type: ignore[misc]
         super().__init__(metric=metric, mode=mode)
         self._waiting = [*waiting]
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial."""
         return self._next() if self._waiting else str(Searcher.FINISHED)
 

@@ -128,7 +128,8 @@ class StudyResult:
     study_id: str
     study_folder: str
     best_recipe: str | None
-    """Trains the winning model anew, from the first step; names nothing of the study. None of a population, whose winner no one recipe made."""
+    """Trains the winning model anew, from the first step; names nothing of the study. None of a population, whose winner has no one
+    recipe."""
     continued_recipe: str | None
     """Goes on from the winning trial's last checkpoint, to the end of the schedule; there already, it exports the model."""
     refit_recipe: str | None

@@ -165,7 +165,9 @@ def latency_ms(assembly: Assembly, device: torch.device) -> float:
 def holds(engine: Any, checkpoint: Checkpoint) -> bool:
     """Whether parameters and optimiser states that this rank owns are a checkpoint's, bit for bit."""
     return all(
-        torch.equal(tensor.detach().float().cpu().reshape(-1), checkpoint.read(kind, fragment.name, fragment.start, fragment.length).reshape(-1))
+        torch.equal(
+            tensor.detach().float().cpu().reshape(-1), checkpoint.read(kind, fragment.name, fragment.start, fragment.length).reshape(-1)
+        )
         for fragment in engine.fragments()
         for kind, tensor in fragment.tensors.items()
     )

@@ -108,7 +108,11 @@ def search(
     lower = "concurrent or recipe.workers.cpus_each"
     with session(address, cpus=planned.cpus, gpus=gpus, cpus_each=workers["cpus_each"], lower=lower) as opened:
         result = run_study(planned, opened)
-    lines = [table(result), f"report: {result.report}", *next_steps(planned.verb, result.best_recipe, result.continued_recipe, result.refit_recipe)]
+    lines = [
+        table(result),
+        f"report: {result.report}",
+        *next_steps(planned.verb, result.best_recipe, result.continued_recipe, result.refit_recipe),
+    ]
     show(result.as_json(), "\n".join(lines), as_json=as_json)
 
 

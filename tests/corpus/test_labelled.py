@@ -248,8 +248,10 @@ def test_validation_rows_are_trained_on_as_well_when_the_recipe_says_so(
     assert rows_of(together) == rows_of(apart), "each id has its own text, label and pair"
     assert (apart.trains_on_validation, together.trains_on_validation) == (False, True)
     assert together.fingerprint != apart.fingerprint
-    assert {finding.kind for finding in together.findings} == {finding.kind for finding in apart.findings}, "no row is a leak or a duplicate"
-    assert "trains on the 10 validation rows as well, which flatters every figure but those of test rows" in capsys.readouterr().err
+    assert {finding.kind for finding in together.findings} == {finding.kind for finding in apart.findings}, (
+        "no row is a leak or a duplicate"
+    )
+    assert "trains on the 10 validation rows as well, which flatters every figure but of test rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_study_ends_with_a_recipe_that_a_fine_tune_goes_on_from(cli: Cli, rayb
     # Anew on validation rows as well, which tell nothing then: one checkpoint, as many passes in.
     refit = cli("finetune", "-c", found["refit_recipe"], "--json", timeout_s=90)
     assert refit.exit_code == 0, refit.err
-    assert "which flatters every figure but those of test rows" in refit.err
+    assert "which flatters every figure but of test rows" in refit.err
     assert refit.json["steps"] == math.ceil(best["best_step"] * 80 / 72)  # 8 of 80 rows are held back
 
     # From the winner's checkpoint, to the end of the schedule.
@@ -182,7 +182,11 @@ def test_a_study_of_a_pretraining_finds_a_model_from_scratch_that_pretrain_makes
         "trials": 3,
         "scheduler": {"kind": "none", "max_steps": 16},
         "report_every_steps": 8,
-        "constraints": {"size_mb": 1.5e-6 * 4 * NewModelConfig(layers=1, hidden=16, heads=2).parameters(PackedRows.open(packed).manifest.tokenizer.vocabulary)},
+        "constraints": {
+            "size_mb": 1.5e-6
+            * 4
+            * NewModelConfig(layers=1, hidden=16, heads=2).parameters(PackedRows.open(packed).manifest.tokenizer.vocabulary)
+        },
     }
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")

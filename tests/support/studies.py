@@ -68,11 +68,6 @@ def trial_workers(home: Path) -> list[psutil.Process]:
     return [process for process in processes_of(home) if "ImplicitFunc" in " ".join(process.cmdline())]
 
 
-def gang_members(home: Path) -> list[psutil.Process]:
-    """Processes of trials' gangs."""
-    return [process for process in processes_of(home) if "ray::Member" in " ".join(process.cmdline())]
-
-
 def rows_of(home: Path, name: str) -> list[dict[str, Any]]:
     """A study's record."""
     return read_rows(home / "runs" / name / "study.jsonl")

@@ -16,7 +16,7 @@ from training.assembly import assemble
 from training.config import FinetuneConfig
 from tuning.config import ConstraintsConfig, StudyConfig
 from tuning.constraints import broken, excesses, told
-from tuning.record import Record, Trial, trials_of
+from tuning.record import Record, Report, Trial, trials_of
 from tuning.repeats import wanted
 from tuning.scheduler_config import NoScheduler
 from tuning.scheduling import Rule, Scheduler
@@ -49,7 +49,7 @@ def test_a_trial_beyond_them_is_stopped_and_neither_wins_nor_is_repeated(tmp_pat
     assert decisions == ["STOP", "CONTINUE"]
     slow, quick = trials_of(read_rows(record.path), "max").values()
     assert (slow.state, dict(slow.over), quick.state, dict(quick.over)) == ("stopped", {"latency_ms": 30.0}, "unfinished", {})
-    finished = Trial(1, {}, reports=quick.reports[:0] + (quick.reports[0].__class__(16, 0.8, {"steps": 16}, True, 0.0),))
+    finished = Trial(1, {}, reports=(Report(16, 0.8, {"steps": 16}, True, 0.0),))
     repeat = StudyConfig.model_validate(tree() | {"repeat": {"top": 2, "seeds": 2}}).repeat
     assert [trial.number for trial, _ in wanted([slow, finished], repeat, "max", 0)] == [1, 1]
 
@@ -85,7 +85,7 @@ def test_constraints_that_limit_nothing_are_refused(constraints: dict[str, Any],
 
 def test_latency_is_of_a_classifier() -> None:
     pretraining = {"recipe": {"data": "builds/x"}, "space": {"mask_share": {"kind": "uniform", "low": 0.1, "high": 0.3}}}
-    with pytest.raises(ValueError, match="constraints.latency_ms: is of a classifier's answers"):
+    with pytest.raises(ValueError, match=r"constraints\.latency_ms: is of a classifier's answers"):
         StudyConfig.model_validate(pretraining | {"constraints": {"latency_ms": 5}})
     assert StudyConfig.model_validate(pretraining | {"constraints": {"size_mb": 5}}).constraints
 

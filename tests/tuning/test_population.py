@@ -117,18 +117,18 @@ def test_a_models_way_leads_back_through_its_donors(tmp_path: Path) -> None:
         if step == 25:
             record.compared(25, {0: {"donor": 3, "sampled": {"dropout": 0.25}}})
         elif step == 50:
-            record.compared(50, {1: {"donor": 0, "sampled": {"dropout": 0.2}}, 3: {"donor": 2, "sampled": {"dropout": 0.15}}})
+            record.compared(50, {1: {"donor": 0, "sampled": {"dropout": 0.22}}, 3: {"donor": 2, "sampled": {"dropout": 0.15}}})
     assert story.compared() == [25, 50]
     trials = trials_of(read_rows(record.path), "max")
     assert trials == story.trials()
     assert lineage(trials, 1) == (
         Stretch(3, 0, 25, {"dropout": 0.3}),
         Stretch(0, 25, 50, {"dropout": 0.25}),
-        Stretch(1, 50, 75, {"dropout": 0.2}),
+        Stretch(1, 50, 75, {"dropout": 0.22}),
     )
     found = {(gain.since, gain.sampled["dropout"]): gain.gained for gain in gains(trials.values(), [25, 50, 75], "max")}
     assert found[25, 0.25] == pytest.approx(0.5 - 0.253), "of trial 0, against its donor's checkpoint"
-    assert found[50, 0.2] == pytest.approx(0.751 - 0.5)
+    assert found[50, 0.22] == pytest.approx(0.751 - 0.5)
     assert len(gains(trials.values(), [25, 50, 75], "min")) == 8
     assert lineage(trials, 2) == (Stretch(2, 0, 75, {"dropout": 0.2}),)
     assert lineage(trials, 3) == (Stretch(2, 0, 50, {"dropout": 0.2}), Stretch(3, 50, 75, {"dropout": 0.15}))
@@ -138,11 +138,11 @@ def test_a_models_way_leads_back_through_its_donors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"trials": 1}, "members learn from one another; give at least 2"),
+        ({"trials": 1}, "members of a population learn from one another; give at least 2"),
         ({"space": {"seed": {"kind": "integer", "low": 0, "high": 9}}}, "space.seed: cannot change while a model trains"),
         ({"space": {"data.split_seed": {"kind": "integer", "low": 0, "high": 9}}}, "space.data.split_seed: cannot change"),
-        ({"sampler": {"kind": "gp"}}, "sampler.kind: gp learns from trials that ended"),
-        ({"repeat": {"top": 1}}, "a member of scheduler.kind: pbt has changed its own on the way"),
+        ({"space": {"dropout": TREE["dropout"]}, "sampler": {"kind": "gp"}}, "sampler.kind: gp learns from trials that ended"),
+        ({"repeat": {"top": 1}}, "a member of a population has changed its own on the way"),
         ({"report_every_steps": 10}, "exploit_every_steps is 25, no multiple of report_every_steps, 10"),
     ],
 )

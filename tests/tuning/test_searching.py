@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 from foundation.config import parse
 from foundation.records import read_rows
 from tuning.config import StudyConfig
-from tuning.record import Record, Story, Trial, trials_of
+from tuning.record import Record, Report, Story, Trial, trials_of
 from tuning.searching import Start, StudySearch, ask, open_storage, reconcile, tell
 
 SPACE: dict[str, Any] = {
@@ -32,8 +33,8 @@ def opened(folder: Path, config: StudyConfig) -> optuna.Study:
     return open_storage(f"sqlite:///{folder / 'optuna.db'}", "tune-1", config, "max")
 
 
-def score(point: Mapping[str, Any]) -> float:
-    return -float(point["dropout"])
+def ended(number: int, point: Mapping[str, Any]) -> Trial:
+    return Trial(number, point, reports=(Report(8, -float(point["dropout"]), {"steps": 8}, True, 0.0),))
 
 
 @pytest.mark.parametrize("kind", ["tpe", "random", "gp", "cma_es"])
@@ -44,12 +45,12 @@ def test_a_study_whose_process_goes_after_each_trial_draws_the_same_points(kind:
     found = []
     for _ in range(TRIALS):
         number, point = ask(once, config)
-        tell(once, number, score(point))
+        tell(once, ended(number, point), config)
         found.append((number, point))
     again = []
     for _ in range(TRIALS):
         number, point = ask(opened(tmp_path, config), config)
-        tell(opened(tmp_path, config), number, score(point))
+        tell(opened(tmp_path, config), ended(number, point), config)
         again.append((number, point))
     assert again == found
     assert [number for number, _ in found] == [*range(TRIALS)]

@@ -231,7 +231,7 @@ def test_there_is_no_refit_where_validation_rows_are_needed_or_there_are_none(co
         tree = config.model_dump(mode="json")
         tree["recipe"]["data"] = data
         assert refit_recipe(StudyConfig.model_validate(tree), trial) is None
-    packed = make_packed(tmp_path / "packed")
+    packed = make_packed(tmp_path / "packed", Path(config.recipe.encoder))
     recipe = {"data": str(packed), "encoder": config.recipe.encoder}
     assert refit_recipe(StudyConfig.model_validate({"recipe": recipe, "space": {"seed": SEEDS}}), trial) is None
 
