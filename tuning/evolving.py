@@ -26,7 +26,7 @@ from tuning.population import Exploit, Explore, Standing, decide, explored, gain
 from tuning.record import Record, Story, Trial
 from tuning.resuming import last_checkpoint
 from tuning.scheduler_config import PopulationConfig
-from tuning.searching import Listed, Start, sampler_of
+from tuning.searching import Again, Listed, Start, sampler_of
 from tuning.space import draw, first_points
 
 
@@ -57,14 +57,16 @@ class Population(Listed):
         steps: That a member trains to.
         metric: That trials are told by.
         mode: ``max`` or ``min``.
+        again: As ``Listed``'s.
     """
 
-    def __init__(self, config: StudyConfig, folder: Path, record: Record, *, steps: int, metric: str, mode: str) -> None:
+    def __init__(
+        self, config: StudyConfig, folder: Path, record: Record, *, steps: int, metric: str, mode: str, again: Again | None = None
+    ) -> None:
         assert isinstance(config.scheduler, PopulationConfig)
         self._config, self._scheduler, self._folder, self._record, self._mode = config, config.scheduler, folder, record, mode
         self._story, self._boundaries = Story(record.path, mode), boundaries(config.scheduler, steps)
-        self._training: dict[str, int] = {}
-        super().__init__(self._left(), metric=metric, mode=mode)
+        super().__init__(self._left(), metric=metric, mode=mode, again=again)
 
     def _left(self) -> list[Start]:
         """What is left of the stretches that were begun, or that nobody has begun yet."""
@@ -128,17 +130,11 @@ class Population(Listed):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next stretch; None while members train that the others wait for."""
-        if not self._waiting and not self._training and (self._is_over() or not self._compare()):
+        if not self._waiting and not self._given and (self._is_over() or not self._compare()):
             return str(Searcher.FINISHED)
         if not self._waiting:
             return None
-        given = self._next()
-        self._training[trial_id] = given["number"]
-        return given
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A stretch ended."""
-        self._training.pop(trial_id, None)
+        return self._next(trial_id)
 
     def _is_over(self) -> bool:
         """Whether the budget is spent; members that wait for others are cut then."""

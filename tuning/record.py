@@ -95,6 +95,10 @@ class Trial:
         scored = [report for report in self.reports if math.isfinite(report.score)]
         return max(scored, key=lambda report: sign * report.score, default=None)
 
+    def may_restart(self, max_failures: int) -> bool:
+        """Whether it may lose one more worker."""
+        return self.restarts < max_failures
+
     @property
     def score(self) -> float | None:
         """Of its best report."""
@@ -286,5 +290,5 @@ def _spans(trial: Trial, row: Mapping[str, Any]) -> tuple[Span, ...]:
     if "trial_seconds" not in row:
         return trial.spans
     span = Span(row["time"] - row["trial_seconds"], row["time"], row["worker"])
-    # A restart begins a new one, in another process.
-    return (*(known for known in trial.spans if known.worker != span.worker), span)
+    # A restart begins a new one in another process, a member's next stretch one that begins after the last one's end.
+    return (*(known for known in trial.spans if known.worker != span.worker or known.ended <= span.began), span)

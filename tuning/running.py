@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +10,14 @@ from cluster.background import Background
 from foundation.errors import RunError
 from foundation.progress import say
 from tuning import resuming, studies
-from tuning.budget import is_spent, share, spent
+from tuning.budget import share, spent
 from tuning.config import StudyConfig
 from tuning.evolving import Population, boundaries
 from tuning.gang import resources_of
 from tuning.record import Record, Story, Trial
 from tuning.scheduler_config import NoScheduler, PopulationConfig
 from tuning.scheduling import Rule, Scheduler
-from tuning.searching import Listed, Start, StudySearch, open_storage, reconcile
+from tuning.searching import Again, Listed, Start, StudySearch, handed_out_again, open_storage, reconcile
 from tuning.trial import run_trial
 from tuning.watching import Watch
 
@@ -48,25 +47,9 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     if not count:
         return
     story = Story(record.path, plan.mode)
-    rule = Rule(config.scheduler, plan.mode)
-    rule.replay(found.rows)
-    _tune(
-        plan,
-        config,
-        folder,
-        StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode),
-        Scheduler(rule, record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints),
-        Watch(
-            record,
-            lambda: story.trials().values(),
-            count=config.trials,
-            metric=plan.metric,
-            mode=plan.mode,
-            spent=_share_spent(story, config),
-        ),
-        count=count,
-        attempt=studies.attempt_folder(found.attempts),
-    )
+    again = _again(config, folder, story)
+    searcher = StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode, again=again)
+    _tune_within_budget(plan, config, found, record, searcher, count=count)
 
 
 def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
@@ -76,37 +59,51 @@ def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         RunError: Tune itself failed.
     """
     assert isinstance(config.scheduler, PopulationConfig)
-    found, record, story = (
-        studies.open_study(str(folder)),
-        Record(folder / studies.RECORD_FILE),
-        Story(folder / studies.RECORD_FILE, plan.mode),
-    )
-    stretches = config.trials * len(boundaries(config.scheduler, plan.trial_steps))
-    population = Population(config, folder, record, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode)
+    found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
+    count = config.trials * len(boundaries(config.scheduler, plan.trial_steps))
+    again = _again(config, folder, Story(record.path, plan.mode))
+    population = Population(config, folder, record, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode, again=again)
+    stretches = (count - population.stretches_left, count)
+    _tune_within_budget(plan, config, found, record, population, count=count, stretches=stretches)
+
+
+def _tune_within_budget(
+    plan: StudyPlan,
+    config: StudyConfig,
+    found: studies.Study,
+    record: Record,
+    searcher: Any,
+    *,
+    count: int,
+    stretches: tuple[int, int] | None = None,
+) -> None:
+    """Hand Tune what is left, under the study's scheduler, budget and constraints."""
+    story = Story(record.path, plan.mode)
+    rule = Rule(config.scheduler, plan.mode)
+    rule.replay(found.rows)
+
+    def used() -> float:
+        return share(spent(story.trials().values(), config), config.budget)
+
     _tune(
         plan,
         config,
-        folder,
-        population,
-        Scheduler(
-            Rule(config.scheduler, plan.mode), record, plan.metric, lambda: is_spent(story.trials().values(), config), config.constraints
-        ),
+        found.folder,
+        searcher,
+        Scheduler(rule, record, plan.metric, lambda: used() >= 1, config.constraints),
         Watch(
             record,
             lambda: story.trials().values(),
             count=config.trials,
+            max_failures=config.recipe.workers.max_failures,
             metric=plan.metric,
             mode=plan.mode,
-            spent=_share_spent(story, config),
-            stretches=(stretches - population.stretches_left, stretches),
+            spent=used if config.budget else None,
+            stretches=stretches,
         ),
-        count=stretches,
+        count=count,
         attempt=studies.attempt_folder(found.attempts),
     )
-
-
-def _share_spent(story: Story, config: StudyConfig) -> Callable[[], float] | None:
-    return (lambda: share(spent(story.trials().values(), config), config.budget)) if config.budget else None
 
 
 def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
@@ -135,9 +132,16 @@ def repeat(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         plan,
         config,
         folder,
-        Listed(starts, metric=plan.metric, mode=plan.mode),
+        Listed(starts, metric=plan.metric, mode=plan.mode, again=_again(config, folder, story)),
         Scheduler(Rule(NoScheduler(kind="none"), plan.mode), record, plan.metric, lambda: False),
-        Watch(record, lambda: story.repeats().values(), count=ended + len(starts), metric=plan.metric, mode=plan.mode),
+        Watch(
+            record,
+            lambda: story.repeats().values(),
+            count=ended + len(starts),
+            max_failures=config.recipe.workers.max_failures,
+            metric=plan.metric,
+            mode=plan.mode,
+        ),
         count=len(starts),
         attempt=studies.attempt_folder(found.attempts, repeats=True),
     )
@@ -163,7 +167,7 @@ def _tune(
         tune_config=tune.TuneConfig(
             metric=plan.metric,
             mode=plan.mode,
-            num_samples=count,
+            num_samples=count * (1 + config.recipe.workers.max_failures),  # the searcher says when there are no more
             max_concurrent_trials=config.concurrent,
             reuse_actors=True,  # the next trial finds torch and transformers loaded
             search_alg=searcher,
@@ -203,4 +207,12 @@ def _going_on(folder: Path, trial: Trial, record: Record, *, steps: int | None =
 
 
 def _folder_of(trial: Any) -> str:
-    return studies.trial_folder(trial.config["number"], trial.config["seed"], trial.config["since"])
+    return studies.trial_folder(trial.config["number"], trial.config["seed"], trial.config["since"], trial.config["again"])
+
+
+def _again(config: StudyConfig, folder: Path, story: Story) -> Again:
+    def again(start: Start) -> Start | None:
+        trial = story.trials()[start.number] if start.seed is None else story.repeats()[start.number, start.seed]
+        return handed_out_again(start, trial, folder, config.recipe.workers.max_failures)
+
+    return again

@@ -6,8 +6,9 @@ stood. Here each trial's come from the study's seed and the trial's number, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tuning.budget import is_spent
 from tuning.config import SamplerConfig, StudyConfig
 from tuning.constraints import excesses
 from tuning.record import Record, Story, Trial, named
+from tuning.resuming import last_checkpoint
 from tuning.space import draw, first_points, new_sampler
 
 
@@ -43,6 +45,25 @@ class Start:
     """Of a member of a population: where this stretch ends; None: at its last step."""
     is_copy: bool = False
     """Whether ``checkpoint`` is another member's."""
+    again: int = 0
+    """Times that it had begun again when it was handed out once more."""
+
+
+Again = Callable[[Start], Start | None]
+"""What to hand out instead of a trial that Tune has given up; None: nothing."""
+
+
+def handed_out_again(start: Start, trial: Trial, folder: Path, max_failures: int) -> Start | None:
+    """A trial that Tune has given up, from its last checkpoint; None when it has lost workers often enough.
+
+    When a worker is lost between two trials, Tune tells its failure twice, and gives the second trial up at the second time, however many
+    failures it may have.
+    """
+    if not trial.may_restart(max_failures):
+        return None
+    again = replace(start, reported_step=trial.step, again=trial.restarts)
+    own = last_checkpoint(folder, start.number, start.seed)
+    return again if own is None or own.progress.step <= start.since else replace(again, checkpoint=str(own.folder), is_copy=False)
 
 
 def open_storage(url: str, study_id: str, config: StudyConfig, mode: str) -> optuna.Study:
@@ -110,27 +131,41 @@ class Listed(Searcher):  # type: ignore[misc]
         waiting: The trials.
         metric: That trials are told by.
         mode: ``max`` or ``min``.
+        again: Asked when Tune has given a trial up.
     """
 
-    def __init__(self, waiting: Sequence[Start], *, metric: str, mode: str) -> None:
+    def __init__(self, waiting: Sequence[Start], *, metric: str, mode: str, again: Again | None = None) -> None:
         super().__init__(metric=metric, mode=mode)
-        self._waiting = [*waiting]
+        self._waiting, self._again = [*waiting], again
+        self._given: dict[str, Start] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial."""
-        return self._next() if self._waiting else str(Searcher.FINISHED)
+        return self._next(trial_id) if self._waiting else str(Searcher.FINISHED)
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self, trial_id: str) -> dict[str, Any]:
         start = self._waiting.pop(0)
         begins = f"goes on from step {start.reported_step}" if start.checkpoint else "begins" + " again" * (start.seed is None)
         say(f"tune: {named(start.number, start.seed)} {begins}")
+        return self._give(trial_id, start)
+
+    def _give(self, trial_id: str, start: Start) -> dict[str, Any]:
+        self._given[trial_id] = start
         return asdict(start)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Nothing: the scheduler hears reports."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the record has it."""
+        """A trial ended, or was given up."""
+        start = self._given.pop(trial_id)
+        if error and self._again and (again := self._again(start)):
+            self._waiting.insert(0, again)
+        else:
+            self._ended(start, is_lost=error)
+
+    def _ended(self, start: Start, *, is_lost: bool) -> None:
+        """Nothing more: the record has it."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a study goes on from its record."""
@@ -150,6 +185,7 @@ class StudySearch(Listed):
         story: What its record tells.
         metric: That trials are told by.
         mode: ``max`` or ``min``.
+        again: As ``Listed``'s.
     """
 
     def __init__(
@@ -162,25 +198,21 @@ class StudySearch(Listed):
         *,
         metric: str,
         mode: str,
+        again: Again | None = None,
     ) -> None:
-        super().__init__(waiting, metric=metric, mode=mode)
+        super().__init__(waiting, metric=metric, mode=mode, again=again)
         self._study, self._config, self._record, self._story = study, config, record, story
-        self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial; none when the budget is spent."""
         if self._waiting:
-            given = self._next()
-        elif is_spent(self._story.trials().values(), self._config):
+            return self._next(trial_id)
+        if len(self._story.trials()) >= self._config.trials or is_spent(self._story.trials().values(), self._config):
             return str(Searcher.FINISHED)
-        else:
-            start = Start(*ask(self._study, self._config))
-            self._record.begun(start.number, start.sampled)
-            given = asdict(start)
-        self._numbers[trial_id] = given["number"]
-        return given
+        start = Start(*ask(self._study, self._config))
+        self._record.begun(start.number, start.sampled)
+        return self._give(trial_id, start)
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial ended; what it reached is in the record, earlier workers' reports among it."""
-        trial = self._story.trials()[self._numbers[trial_id]]
-        tell(self._study, trial, self._config, is_lost=error)
+    def _ended(self, start: Start, *, is_lost: bool) -> None:
+        # What it reached is in the record, earlier workers' reports among it.
+        tell(self._study, self._story.trials()[start.number], self._config, is_lost=is_lost)

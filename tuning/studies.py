@@ -132,9 +132,11 @@ def all_studies() -> list[Study]:
     return sorted(found, key=lambda study: -study.about["started"])
 
 
-def trial_folder(number: int, seed: int | None = None, since: int = 0) -> str:
-    """A trial's folder within an attempt's, or a repeat's; of a member of a population one for each stretch, by the step it began after."""
-    return f"trial-{number:03d}" + ("" if seed is None else f"-seed-{seed}") + (f"-since-{since:07d}" if since else "")
+def trial_folder(number: int, seed: int | None = None, since: int = 0, again: int = 0) -> str:
+    """A trial's folder within an attempt's, or a repeat's; of a member of a population one for each stretch, by the step it began after; of
+    a trial that was handed out again one more."""
+    name = f"trial-{number:03d}" + ("" if seed is None else f"-seed-{seed}")
+    return name + (f"-since-{since:07d}" if since else "") + (f"-again-{again}" if again else "")
 
 
 def attempt_folder(attempt: int, *, repeats: bool = False) -> str:
@@ -145,7 +147,7 @@ def attempt_folder(attempt: int, *, repeats: bool = False) -> str:
 def checkpoints(folder: Path, number: int, seed: int | None = None) -> list[Path]:
     """Folders of a trial's checkpoints, whole or not, the latest first."""
     name = trial_folder(number, seed)
-    found = [*folder.glob(f"*-*/{name}/checkpoint_*"), *folder.glob(f"*-*/{name}-since-*/checkpoint_*")]
+    found = [path for end in ("", "-since-*", "-again-*") for path in folder.glob(f"*-*/{name}{end}/checkpoint_*")]
     return sorted(found, key=lambda path: (int(path.parts[-3].rpartition("-")[2]), path.parts[-2], path.name), reverse=True)
 
 

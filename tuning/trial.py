@@ -79,11 +79,12 @@ def run_trial(
     def told() -> dict[str, Any]:
         return {"trial_seconds": time.perf_counter() - began, "worker": f"{socket.gethostname()}:{os.getpid()}"}
 
-    def tell(figures: dict[str, Any], checkpoint: Path) -> None:
+    def tell(figures: dict[str, Any], checkpoint: Path) -> bool:
         named = figures | told()
         tune.report({**named, NAMES: [*named]}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
+        return True  # a trial that is stopped does not come back
 
-    name = trial_folder(start["number"], start["seed"], start["since"])
+    name = trial_folder(start["number"], start["seed"], start["since"], start["again"])
     with _failure_reported(told), contextlib.ExitStack() as behind:
         recipe = trial_recipe(parse(KINDS[verb_of(base)], base, where="study"), start["sampled"])
         is_gang = recipe.engine != "torch"

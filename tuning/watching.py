@@ -31,6 +31,7 @@ class Watch(Callback):  # type: ignore[misc]
         record: Of the study.
         trials: What is known of them now; at first those of earlier attempts.
         count: How many there will be.
+        max_failures: Workers that a trial may lose.
         metric: Shown.
         mode: ``max`` or ``min``.
         spent: Share of the budget; None without one.
@@ -43,12 +44,14 @@ class Watch(Callback):  # type: ignore[misc]
         trials: Callable[[], Iterable[Trial]],
         *,
         count: int,
+        max_failures: int,
         metric: str,
         mode: str,
         spent: Callable[[], float] | None = None,
         stretches: tuple[int, int] | None = None,
     ) -> None:
         self._record, self._trials, self._metric, self._mode, self._count, self._spent = record, trials, metric, mode, count, spent
+        self._max_failures = max_failures
         self._better = max if mode == "max" else min
         before = [*trials()]
         self._before = self._done = stretches[0] if stretches else len([trial for trial in before if trial.state != "unfinished"])
@@ -117,7 +120,10 @@ class Watch(Callback):  # type: ignore[misc]
         self._ended(trial, f"FAILED: {first_line(failure)}" if failure else "ended")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial lost its worker once too often."""
+        """A trial lost its worker once too often, or was given up too early and is handed out again."""
+        number, seed = trial.config["number"], trial.config["seed"]
+        if any(one.may_restart(self._max_failures) for one in self._trials() if (one.number, one.seed) == (number, seed)):
+            return
         cause = _cause(trial)
         self._record.failed(trial.config["number"], cause, trial.config["seed"])
         self._ended(trial, f"FAILED: {first_line(cause)}")

@@ -5,6 +5,9 @@ node is replaced, a lost driver is followed by ``--resume``. With one trial at a
 hyperparameters, steps, scores and states, no report twice. With two at once each trial has to end finished, stopped or failed by itself, no
 report twice. Nothing is left running.
 
+Then a population, whose members have two workers each, sharded by ZeRO 2, and go on from each other's checkpoints: every copy is compared
+with its donor's checkpoint bit for bit, and studies under such kills end as an undisturbed one, the winner's way included.
+
 Prints each kill, and a table; exit code 1 when a figure breaks its limit.
 """
 
@@ -27,6 +30,7 @@ from tests.prove.verdict import Finding, judge
 
 KINDS = ("worker", "node", "driver")
 BUDGET = 480
+POPULATION_BUDGET = 96
 _PATIENCE_S = 240.0
 
 
@@ -79,6 +83,16 @@ class Victim:
         return True
 
 
+def _kill_some(victim: Victim, what: str, draw: random.Random, reports: int) -> None:
+    """One of each kind, within the first two thirds of so many reports."""
+    kinds = draw.sample(KINDS, len(KINDS))
+    for kind, at in zip(kinds, sorted(draw.sample(range(1, max(5, reports * 2 // 3)), len(KINDS))), strict=True):
+        if not victim.wait(at):
+            break
+        print(f"{what}: {kind} after {victim.reported()} reports", flush=True)
+        victim.kill(kind)
+
+
 def prove(folder: Path, studies: int, seed: int) -> list[Finding]:
     """Rows of the table."""
     from tests.conftest import Cli, environment_of, left_running
@@ -103,12 +117,7 @@ def prove(folder: Path, studies: int, seed: int) -> list[Finding]:
         with nodes(home) as cluster:
             cli = Cli(cluster.env, folder)
             victim = Victim(cli, cluster, home, name, file, draw)
-            kinds = draw.sample(KINDS, len(KINDS))
-            for kind, at in zip(kinds, sorted(draw.sample(range(1, max(5, len(order) * 2 // 3)), len(KINDS))), strict=True):
-                if not victim.wait(at):
-                    break
-                print(f"study {number}: {kind} after {victim.reported()} reports", flush=True)
-                victim.kill(kind)
+            _kill_some(victim, f"study {number}", draw, len(order))
             ended = cli.finish(victim.process, timeout_s=900)
         if ended.exit_code:
             raise SystemExit(ended.err)
@@ -128,16 +137,63 @@ def prove(folder: Path, studies: int, seed: int) -> list[Finding]:
     return found
 
 
+def prove_population(folder: Path, studies: int, seed: int) -> list[Finding]:
+    """The same of a population."""
+    from tests.conftest import Cli, environment_of, left_running
+    from tests.support.nodes import nodes
+    from tests.support.studies import reports, rows_of, tiny_population, what_came_of
+    from tests.support.tiny import make_encoder
+
+    draw = random.Random(seed)
+    folder.mkdir()
+    encoder = str(make_encoder(folder / "encoder", seed=7))
+    file = folder / "population.yaml"
+    tree = tiny_population(folder, encoder, POPULATION_BUDGET, rates=(1e-2, 3e-3, 1e-3, 1e-9), workers=2, every=POPULATION_BUDGET // 4)
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    print("an undisturbed population", flush=True)
+    undisturbed = Cli(environment_of(folder / "other"), folder)("tune", "-c", file, "--name", "whole", "--json", timeout_s=900)
+    if undisturbed.exit_code:
+        raise SystemExit(undisturbed.err)
+    wanted, order, rows = what_came_of(undisturbed.json), reports(folder / "other", "whole"), rows_of(folder / "other", "whole")
+    exploits = sum(len(row["exploits"]) for row in rows if row["event"] == "compared")
+    # A member's stretch of several reports tells in each where it began.
+    copies = len({(row["number"], row["copied_from"]) for row in rows if "copied_from" in row})
+    found = [
+        Finding("the population", "exploits", float(exploits), 1.0, better="higher"),
+        Finding("the population", "exploits whose copy was not compared", float(exploits - copies), 0.0),
+    ]
+    for number in range(studies):
+        home, name = folder / f"home{number}", f"population{number}"
+        with nodes(home) as cluster:
+            cli = Cli(cluster.env, folder)
+            victim = Victim(cli, cluster, home, name, file, draw)
+            _kill_some(victim, f"population {number}", draw, len(order))
+            ended = cli.finish(victim.process, timeout_s=900)
+        if ended.exit_code:
+            raise SystemExit(ended.err)
+        what = f"population {number}"
+        differing = sum(one != other for one, other in zip(what_came_of(ended.json), wanted, strict=True))
+        found += [
+            Finding(what, "members unlike the undisturbed ones", float(differing), 0.0),
+            Finding(what, "winners' ways that differ", float(ended.json["lineage"] != undisturbed.json["lineage"]), 0.0),
+            Finding(what, "processes left", float(len(left_running(home))), 0.0),
+        ]
+    return found
+
+
 def main() -> int:
     """Prove, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=10)
+    parser.add_argument("--populations", type=int, default=2)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of what is killed when")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="raybert-prove-tuning-") as name:
-        code = judge(prove(Path(name), given.studies, given.seed))
+        found = prove(Path(name), given.studies, given.seed) if given.studies else []
+        found += prove_population(Path(name) / "populations", given.populations, given.seed) if given.populations else []
+        code = judge(found)
     print(f"{time.monotonic() - began:.0f} s")
     return code
 

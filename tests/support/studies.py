@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from foundation.records import read_rows
 from tests.conftest import processes_of
 from tests.support.tiny import write_reviews
+from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
 
 REPORT_EVERY = 8
 
@@ -63,9 +66,39 @@ def killable_study(folder: Path, encoders: list[str], budget: int) -> dict[str, 
     }
 
 
+def tiny_gang_study(folder: Path, encoder: str, budget: int, *, workers: int) -> dict[str, Any]:
+    """Trials of several workers, sharded by ZeRO 2."""
+    tree = tiny_study(folder, [encoder] * 2, budget)
+    tree["recipe"] |= {"epochs": budget * 8 / 72, "sharding": {"zero_stage": 2}}  # of 72 rows, 8 a step
+    tree["recipe"]["workers"] |= {"count": workers, "max_failures": 100}
+    return tree
+
+
+def tiny_population(
+    folder: Path, encoder: str, budget: int, *, rates: Sequence[float], workers: int, every: int = REPORT_EVERY
+) -> dict[str, Any]:
+    """A member for each learning rate; of so few rows and steps, that which hardly moves is often the better one."""
+    return tiny_gang_study(folder, encoder, budget, workers=workers) | {
+        "space": {
+            "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-9, "high": 1e-2},
+            "dropout": {"kind": "uniform", "low": 0.0, "high": 0.2},
+        },
+        "start_with": [{"schedule.peak_lr": rate, "dropout": 0.0} for rate in rates],
+        "trials": len(rates),
+        "scheduler": {"kind": "pbt", "max_steps": budget, "exploit_every_steps": every},
+    }
+
+
 def trial_workers(home: Path) -> list[psutil.Process]:
     """Processes in which a trial trains."""
-    return [process for process in processes_of(home) if "ImplicitFunc" in " ".join(process.cmdline())]
+    return [process for process in processes_of(home) if _trains(process)]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return any(name in " ".join(process.cmdline()) for name in ("ImplicitFunc", "ray::Member"))
+    except psutil.Error:
+        return False  # it has ended since
 
 
 def rows_of(home: Path, name: str) -> list[dict[str, Any]]:
@@ -81,3 +114,10 @@ def reports(home: Path, name: str) -> list[tuple[int, int]]:
 def what_came_of(result: dict[str, Any]) -> list[tuple[Any, ...]]:
     """What two studies have alike that ran as one another."""
     return [(trial["trial"], trial["sampled"], trial["step"], trial["score"], trial["state"]) for trial in result["trials"]]
+
+
+def whole_checkpoint(folder: Path, step: int) -> Path:
+    """A small one."""
+    files = write_fragments(folder, 0, [Fragment("w", 0, {"param": torch.arange(6.0)})])
+    write_manifest(folder, Progress(step, step), files, {"w": (6,)}, {})
+    return folder

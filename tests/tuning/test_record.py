@@ -52,6 +52,16 @@ def test_a_trials_seconds_are_those_of_all_its_workers(record: Record, tmp_path:
     assert [span.worker for span in trial.spans] == ["a:1", "a:2"]
 
 
+def test_a_members_stretches_in_one_worker_add_up() -> None:
+    begun = {"event": "trial", "time": 0.0, "number": 0, "sampled": {}, "is_member": True}
+    told = {"event": "report", "number": 0, "score": 0.5, "goes_on": True, "steps": 20, "worker": "a:1"}
+    stretches = [(10, 5, 104.0), (20, 10, 109.0), (30, 3, 115.0)]  # two reports of the first, one of the second
+    rows = [{**told, "step": step, "trial_seconds": seconds, "time": time} for step, seconds, time in stretches]
+    (trial,) = trials_of([begun, *rows], "max").values()
+    assert [(span.began, span.ended) for span in trial.spans] == [(99, 109), (112, 115)]
+    assert trial.seconds == 13
+
+
 def test_rows_of_trials_that_were_never_begun_and_a_row_that_was_cut_off_are_passed_over(record: Record, tmp_path: Path) -> None:
     record.reported(7, 0.5, {"step": 10, **STEPS}, goes_on=True)
     with (tmp_path / "study.jsonl").open("a") as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from optuna.trial import TrialState
 
 from foundation.config import parse
 from foundation.records import read_rows
+from tests.support.studies import whole_checkpoint
 from tuning.config import StudyConfig
 from tuning.record import Record, Report, Story, Trial, trials_of
-from tuning.searching import Start, StudySearch, ask, open_storage, reconcile, tell
+from tuning.searching import Start, StudySearch, ask, handed_out_again, open_storage, reconcile, tell
+from tuning.studies import trial_folder
 
 SPACE: dict[str, Any] = {
     "schedule.peak_lr": {"kind": "log_uniform", "low": 1e-5, "high": 1e-3},
@@ -101,6 +103,36 @@ def test_trials_that_go_on_come_first_and_no_score_is_a_failure(tmp_path: Path) 
     assert study_of.best_value == 0.5
     # The one that goes on was recorded when it began.
     assert [row["number"] for row in read_rows(tmp_path / "study.jsonl") if row["event"] == "trial"] == [0, 1, 2]
+
+
+def test_a_trial_that_was_given_up_is_handed_out_again_until_it_has_lost_workers_enough(tmp_path: Path) -> None:
+    config = study("random", trials=2)
+    record = Record(tmp_path / "study.jsonl")
+    study_of, story = opened(tmp_path, config), Story(record.path, "max")
+    again = lambda start: handed_out_again(start, story.trials()[start.number], tmp_path, 2)  # noqa: E731
+    search = StudySearch(study_of, config, [], record, story, metric="accuracy", mode="max", again=again)
+    first = search.suggest("a")
+    record.restarted(0, "its worker is gone")
+    search.on_trial_complete("a", error=True)
+    assert search.suggest("b") == {**first, "again": 1}
+    assert study_of.get_trials()[0].state == TrialState.RUNNING
+    record.restarted(0, "its worker is gone")
+    search.on_trial_complete("b", error=True)
+    assert search.suggest("c")["number"] == 1
+    assert study_of.get_trials()[0].state == TrialState.FAIL
+    assert search.suggest("d") == StudySearch.FINISHED
+
+
+def test_a_trial_is_handed_out_again_from_its_newest_checkpoint_and_a_members_copy_from_its_own(tmp_path: Path) -> None:
+    trial = Trial(3, {}, reports=(Report(16, 0.5, {"steps": 24}, True, 0.0),), restarts=1)
+    start = Start(3, {}, "donor", 8, since=8, until=24, is_copy=True)
+    assert handed_out_again(start, trial, tmp_path, 3) == replace(start, reported_step=16, again=1)
+    own = tmp_path / "attempt-1" / trial_folder(3, since=8) / "checkpoint_000000"
+    whole_checkpoint(own, 8)
+    assert handed_out_again(start, trial, tmp_path, 3) == replace(start, reported_step=16, again=1), "that is where the stretch began"
+    newer = whole_checkpoint(own.with_name("checkpoint_000001"), 16)
+    assert handed_out_again(start, trial, tmp_path, 3) == replace(start, checkpoint=str(newer), reported_step=16, again=1, is_copy=False)
+    assert handed_out_again(start, trial, tmp_path, 1) is None
 
 
 def test_no_trial_begins_when_the_budget_is_spent_and_those_that_go_on_do(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from foundation import driving
@@ -19,9 +18,9 @@ from foundation.progress import minute
 from foundation.pruning import Asked
 from foundation.records import read_rows
 from raybert.verbs.tune import app
+from tests.support.studies import whole_checkpoint
 from tests.support.tiny import make_encoder, make_packed, write_reviews
 from training import runs
-from training.checkpoint import Fragment, Progress, write_fragments, write_manifest
 from training.config import FinetuneConfig
 from training.planning import plan
 from tuning import studies
@@ -65,13 +64,6 @@ def left_study(config: StudyConfig, *, state: str | None = None) -> Path:
 
 def go_on(config: StudyConfig, **changed: Any) -> StudyPlan:
     return plan_study(StudyConfig.model_validate(config.model_dump(mode="json") | changed), resumes=open_study("left"))
-
-
-def checkpoint(folder: Path, step: int) -> Path:
-    """A small whole one."""
-    files = write_fragments(folder, 0, [Fragment("w", 0, {"param": torch.arange(6.0)})])
-    write_manifest(folder, Progress(step, step), files, {"w": (6,)}, {})
-    return folder
 
 
 def test_trials_that_ended_are_kept_and_the_others_go_on(config: StudyConfig) -> None:
@@ -134,11 +126,11 @@ def test_a_study_that_is_not_there_is_told_with_those_that_are(config: StudyConf
 
 
 def test_a_trial_goes_on_from_its_latest_whole_checkpoint_of_any_attempt(tmp_path: Path) -> None:
-    first = checkpoint(tmp_path / "attempt-9" / "trial-004" / "checkpoint_000007", 70)
-    second = checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000000", 80)
-    cut = checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000001", 90)
+    first = whole_checkpoint(tmp_path / "attempt-9" / "trial-004" / "checkpoint_000007", 70)
+    second = whole_checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000000", 80)
+    cut = whole_checkpoint(tmp_path / "attempt-10" / "trial-004" / "checkpoint_000001", 90)
     next(cut.glob("*.safetensors")).write_bytes(b"cut")
-    checkpoint(tmp_path / "attempt-10" / "trial-005" / "checkpoint_000000", 10)
+    whole_checkpoint(tmp_path / "attempt-10" / "trial-005" / "checkpoint_000000", 10)
     found = last_checkpoint(tmp_path, 4)
     assert found is not None
     assert (found.folder, found.progress.step) == (second, 80)
