@@ -5,7 +5,9 @@ A trial of one worker runs it in the trial's own actor (``trial.py``), a gang in
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,10 +28,10 @@ from training.disk_offload import own_folder, unusable
 from training.engine import moved
 from training.hardware import decide
 from training.kept_tokens import Keeper
-from training.loop import StepReport, every, train
+from training.loop import StepReport, Stop, every, train
 from training.measuring import memory
 from training.probe import probe_gang
-from training.ranks import gathered
+from training.ranks import agreed, gathered
 from training.runs import TOKENS_FOLDER
 from training.verb_config import KINDS, verb_of
 from training.watchdog import Watchdog
@@ -38,8 +40,9 @@ from training.workload import limits_of
 _ANSWERS = 25
 """Texts that are timed."""
 
-Tell = Callable[[dict[str, Any], Path], None]
-"""Takes one report's figures and its checkpoint's folder, which is gone afterwards, and comes back when the trial goes on."""
+Tell = Callable[[dict[str, Any], Path], bool]
+"""Takes one report's figures and its checkpoint's folder, which is gone afterwards; returns whether the trial goes on, or raises."""
+_STOPPED = Stop("the scheduler stopped the trial")
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,18 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
         if job.is_copy and checkpoint and not all(gathered(holds(engine, checkpoint), world_size)):
             raise RunError(f"{job.name}: what the engine holds is not what {checkpoint.folder} has")
         start_seconds = perf_counter() - began
-        begun = {"copied_from": str(checkpoint.folder)} if job.is_copy and checkpoint else {}
+        begun: dict[str, Any] = {"copied_from": str(checkpoint.folder)} if job.is_copy and checkpoint else {}
+        if world_size > 1:
+            begun["gang"] = gathered(f"{socket.gethostname()}:{os.getpid()}", world_size)
 
         def measured() -> dict[str, float]:
             return evaluate(engine, assembly.validation, limits_of(recipe, assembly.attention))
 
-        def told(figures: Mapping[str, Any], folder: Path) -> None:
-            if rank == 0:
-                tell({**figures, "step": progress.step, "steps": last, "start_seconds": start_seconds, **made, **begun}, folder)
+        def told(figures: Mapping[str, Any], folder: Path) -> bool:
+            full = {**figures, "step": progress.step, "steps": last, "start_seconds": start_seconds, **made, **begun}
+            return agreed(rank != 0 or tell(full, folder), world_size)
 
-        def report(step: StepReport) -> None:
+        def report(step: StepReport) -> Stop | None:
             nonlocal progress
             metrics = measured()
             done = step.step + 1
@@ -125,13 +130,15 @@ def train_trial(job: Job, tell: Tell, *, rank: int = 0, world_size: int = 1) -> 
             if rank == 0:
                 write_manifest(folder, progress, files, engine.shapes(), {"engine": recipe.engine, "world_size": world_size})
             held = max(one.get("gpu_memory_bytes", one["memory_bytes"]) for one in gathered(memory(device), world_size))
-            told({**metrics, "train_loss": step.loss, "memory_mb": held / 1e6}, folder)
+            goes_on = told({**metrics, "train_loss": step.loss, "memory_mb": held / 1e6}, folder)
             if rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
+            return None if goes_on else _STOPPED
 
-        if job.checkpoint and job.reported_step is not None and progress.step > job.reported_step:
-            # The driver went between this checkpoint and its report.
-            told(measured(), Path(job.checkpoint))
+        # The driver may have gone between a checkpoint and its report.
+        is_unheard = job.checkpoint is not None and job.reported_step is not None and progress.step > job.reported_step
+        if is_unheard and not told(measured(), Path(str(job.checkpoint))):
+            return
         steps = train(
             engine,
             assembly.objective,
