@@ -1,4 +1,4 @@
-"""Studies under random kills: ``make prove-tuning`` (about ten minutes on two cores).
+"""Studies under random kills: ``make prove-tuning`` (a quarter of an hour on two cores).
 
 Each study runs on two nodes of one CPU and loses a worker, a node (the raylet) and its driver, each with SIGKILL at a random moment; a lost
 node is replaced, a lost driver is followed by ``--resume``. With one trial at a time the study has to end as an undisturbed one: the same
