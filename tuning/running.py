@@ -37,13 +37,13 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
         RunError: Tune itself failed.
     """
     found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
-    trials = dict(found.trials)
     storage = open_storage(config.storage or f"sqlite:///{folder / studies.STORAGE_FILE}", plan.study_id, config, plan.mode)
-    for number, sampled in reconcile(storage, config, trials).items():
+    unheard = reconcile(storage, config, found.trials)
+    begun = [_going_on(folder, trial, record) for trial in found.trials.values() if trial.state == "unfinished"]
+    for number, sampled in unheard.items():
         record.begun(number, sampled)
-        trials[number] = Trial(number, sampled, mode=plan.mode)
-    waiting = [_going_on(folder, trial, record) for trial in trials.values() if trial.state == "unfinished"]
-    count = len(waiting) + config.trials - len(trials)
+    waiting = [*begun, *(Start(number, sampled) for number, sampled in unheard.items())]
+    count = len(begun) + config.trials - len(found.trials)
     if not count:
         return
     story = Story(record.path, plan.mode)
