@@ -24,11 +24,14 @@ class Background(Generic[Result]):
     Args:
         work: Called once, without arguments.
         name: The thread's.
+        end: Called when the block is left by an exception: makes what ``work`` waits for within Ray come back.
     """
 
-    def __init__(self, work: Callable[[], Result], *, name: str) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], Result], *, name: str, end: Callable[[], None] | None = None) -> None:
+        self._work, self._end = work, end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        # Not the thread's own word: CPython 3.11 takes a thread for ended when Ctrl-C comes while it is joined.
+        self._ended = threading.Event()
         self._result: list[Result] = []
         self._error: BaseException | None = None
 
@@ -37,16 +40,17 @@ class Background(Generic[Result]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None and self._thread.ident is not None and self._thread.is_alive():
-            # Raised at the thread's next line of Python. Inside a native call, as a wait for an actor, that is when Ray shuts down and the
-            # call returns; no line that would call Ray again is reached.
+        if error is not None and self._thread.ident is not None and not self._ended.is_set():
+            # Raised at the next line of Python in that thread. Inside a native call, as a wait for an actor, that is when it returns: at
+            # the latest when Ray shuts down, and then, on a busy machine, not always without one more call into what is gone.
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(SystemExit))
-            self._thread.join(_END_S)
+            if self._end is not None:
+                self._end()
+            self._ended.wait(_END_S)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end; whether it is reached."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout_s)
 
     def result(self) -> Result:
         """What ``work`` returned, once it has ended.
@@ -67,3 +71,5 @@ class Background(Generic[Result]):
             self._result.append(self._work())
         except BaseException as error:
             self._error = error
+        finally:
+            self._ended.set()

@@ -6,6 +6,8 @@ that a service holds as free, so that beside one a run would start, wait for the
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -110,7 +112,7 @@ class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
     def __init__(self, *given: Any, record: Path, **named: Any) -> None:
         """``record``: the run's, where the policy tells of waits."""
         super().__init__(*given, **named)
-        self._record = record
+        self._record, self._thread = record, 0
 
     def _create_default_callbacks(self) -> list[Any]:
         # That for datasets starts an actor for each gang, which waits for it; ours are not Ray's.
@@ -120,7 +122,20 @@ class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
         if self.scaling_config.elasticity_enabled:
             given["scaling_policy"] = LivingNodes(self.scaling_config, self._record)
         given["failure_policy"] = LeavingIsNoFailure(self.run_config.failure_config)
+        self._thread = threading.get_ident()
         return super()._initialize_and_run_controller(**given)
+
+    def end(self) -> None:
+        """Kill the controller, from another thread than the one that waits for it; its workers go with it."""
+        import ray
+
+        # Ray keeps it nowhere but there.
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None:
+            if isinstance(controller := frame.f_locals.get("controller"), ray.actor.ActorHandle):
+                ray.kill(controller)
+                return
+            frame = frame.f_back
 
 
 def _nodes() -> tuple[dict[str, Resources], dict[str, Resources]]:

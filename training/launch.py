@@ -219,7 +219,7 @@ def _fit(plan: TrainPlan, recipe: RunConfig, curves: Curves, known: int) -> Any:
             ),
         ),
     )
-    with Background(trainer.fit, name="ray-train") as work:
+    with Background(trainer.fit, name="ray-train", end=trainer.end) as work:
         _follow(plan, work, curves, known)
         try:
             return work.result()

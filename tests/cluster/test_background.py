@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -35,6 +38,46 @@ def test_whoever_waits_is_told_whether_it_has_ended() -> None:
         go.set()
         assert work.result()
         assert work.wait(0)
+
+
+def test_what_the_work_waits_for_comes_back_when_the_block_is_interrupted() -> None:
+    answer: queue.SimpleQueue[None] = queue.SimpleQueue()
+    waiting = threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        answer.get()  # within it no exception arrives from outside
+
+    work = Background(wait, name="waits", end=lambda: answer.put(None))
+
+    def interrupted() -> None:
+        with work:
+            waiting.wait(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert work.wait(0)
+
+
+def test_ctrl_c_while_the_main_thread_waits_ends_the_work() -> None:
+    reached = []
+
+    def never_ends() -> None:
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            reached.append("its end")
+
+    def interrupted() -> None:
+        with Background(never_ends, name="never ends") as work:
+            threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+            work.result()
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert reached == ["its end"]
 
 
 def test_an_interrupted_block_ends_the_work_before_it_is_left() -> None:
