@@ -6,6 +6,7 @@ that a service holds as free, so that beside one a run would start, wait for the
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -133,7 +134,8 @@ class ElasticTrainer(TorchTrainer):  # type: ignore[misc]
         frame = sys._current_frames().get(self._thread)
         while frame is not None:
             if isinstance(controller := frame.f_locals.get("controller"), ray.actor.ActorHandle):
-                ray.kill(controller)
+                with contextlib.suppress(ray.exceptions.RayError, ValueError):  # it has ended, or Ray is out of reach
+                    ray.kill(controller)
                 return
             frame = frame.f_back
 

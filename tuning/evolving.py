@@ -54,6 +54,7 @@ class Population(Listed):
         config: The study's.
         folder: The study's.
         record: Of the study.
+        story: What its record tells.
         steps: That a member trains to.
         metric: That trials are told by.
         mode: ``max`` or ``min``.
@@ -61,11 +62,20 @@ class Population(Listed):
     """
 
     def __init__(
-        self, config: StudyConfig, folder: Path, record: Record, *, steps: int, metric: str, mode: str, again: Again | None = None
+        self,
+        config: StudyConfig,
+        folder: Path,
+        record: Record,
+        story: Story,
+        *,
+        steps: int,
+        metric: str,
+        mode: str,
+        again: Again | None = None,
     ) -> None:
         assert isinstance(config.scheduler, PopulationConfig)
         self._config, self._scheduler, self._folder, self._record, self._mode = config, config.scheduler, folder, record, mode
-        self._story, self._boundaries = Story(record.path, mode), boundaries(config.scheduler, steps)
+        self._story, self._boundaries = story, boundaries(config.scheduler, steps)
         super().__init__(self._left(), metric=metric, mode=mode, again=again)
 
     def _left(self) -> list[Start]:

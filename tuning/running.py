@@ -49,7 +49,7 @@ def search(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     story = Story(record.path, plan.mode)
     again = _again(config, folder, story)
     searcher = StudySearch(storage, config, waiting, record, story, metric=plan.metric, mode=plan.mode, again=again)
-    _tune_within_budget(plan, config, found, record, searcher, count=count)
+    _tune_within_budget(plan, config, found, record, story, searcher, count=count)
 
 
 def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
@@ -60,11 +60,12 @@ def evolve(plan: StudyPlan, config: StudyConfig, folder: Path) -> None:
     """
     assert isinstance(config.scheduler, PopulationConfig)
     found, record = studies.open_study(str(folder)), Record(folder / studies.RECORD_FILE)
+    story = Story(record.path, plan.mode)
     count = config.trials * len(boundaries(config.scheduler, plan.trial_steps))
-    again = _again(config, folder, Story(record.path, plan.mode))
-    population = Population(config, folder, record, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode, again=again)
+    again = _again(config, folder, story)
+    population = Population(config, folder, record, story, steps=plan.trial_steps, metric=plan.metric, mode=plan.mode, again=again)
     stretches = (count - population.stretches_left, count)
-    _tune_within_budget(plan, config, found, record, population, count=count, stretches=stretches)
+    _tune_within_budget(plan, config, found, record, story, population, count=count, stretches=stretches)
 
 
 def _tune_within_budget(
@@ -72,13 +73,13 @@ def _tune_within_budget(
     config: StudyConfig,
     found: studies.Study,
     record: Record,
+    story: Story,
     searcher: Any,
     *,
     count: int,
     stretches: tuple[int, int] | None = None,
 ) -> None:
     """Hand Tune what is left, under the study's scheduler, budget and constraints."""
-    story = Story(record.path, plan.mode)
     rule = Rule(config.scheduler, plan.mode)
     rule.replay(found.rows)
 

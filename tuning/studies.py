@@ -136,7 +136,7 @@ def trial_folder(number: int, seed: int | None = None, since: int = 0, again: in
     """A trial's folder within an attempt's, or a repeat's; of a member of a population one for each stretch, by the step it began after; of
     a trial that was handed out again one more."""
     name = f"trial-{number:03d}" + ("" if seed is None else f"-seed-{seed}")
-    return name + (f"-since-{since:07d}" if since else "") + (f"-again-{again}" if again else "")
+    return name + (f"-since-{since:07d}" if since else "") + (f"-again-{again:03d}" if again else "")
 
 
 def attempt_folder(attempt: int, *, repeats: bool = False) -> str:

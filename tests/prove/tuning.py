@@ -83,48 +83,67 @@ class Victim:
         return True
 
 
-def _kill_some(victim: Victim, what: str, draw: random.Random, reports: int) -> None:
-    """One of each kind, within the first two thirds of so many reports."""
-    kinds = draw.sample(KINDS, len(KINDS))
-    for kind, at in zip(kinds, sorted(draw.sample(range(1, max(5, reports * 2 // 3)), len(KINDS))), strict=True):
-        if not victim.wait(at):
-            break
-        print(f"{what}: {kind} after {victim.reported()} reports", flush=True)
-        victim.kill(kind)
+def _undisturbed(folder: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """What a study comes to that nobody kills, in a home of its own."""
+    from tests.conftest import Cli, environment_of
+
+    print("an undisturbed one", flush=True)
+    done = Cli(environment_of(folder / "other"), folder)("tune", "-c", _written(folder, tree), "--name", "whole", "--json", timeout_s=900)
+    if done.exit_code:
+        raise SystemExit(done.err)
+    return done.json
+
+
+def _under_kills(folder: Path, tree: dict[str, Any], home: Path, what: str, draw: random.Random) -> dict[str, Any]:
+    """What it comes to when one of each kind is killed, within the first two thirds of the reports that the undisturbed one made."""
+    from tests.conftest import Cli
+    from tests.support.nodes import nodes
+    from tests.support.studies import reports
+
+    kinds, count = draw.sample(KINDS, len(KINDS)), len(reports(folder / "other", "whole"))
+    with nodes(home) as cluster:
+        cli = Cli(cluster.env, folder)
+        victim = Victim(cli, cluster, home, "victim", _written(folder, tree), draw)
+        for kind, at in zip(kinds, sorted(draw.sample(range(1, max(5, count * 2 // 3)), len(KINDS))), strict=True):
+            if not victim.wait(at):
+                break
+            print(f"{what}: {kind} after {victim.reported()} reports", flush=True)
+            victim.kill(kind)
+        ended = cli.finish(victim.process, timeout_s=900)
+    if ended.exit_code:
+        raise SystemExit(ended.err)
+    return ended.json
+
+
+def _written(folder: Path, tree: dict[str, Any]) -> Path:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return file
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> float:
+    from tests.support.studies import what_came_of
+
+    return float(sum(mine != its for mine, its in zip(what_came_of(one), what_came_of(other), strict=True)))
 
 
 def prove(folder: Path, studies: int, seed: int) -> list[Finding]:
     """Rows of the table."""
-    from tests.conftest import Cli, environment_of, left_running
-    from tests.support.nodes import nodes
-    from tests.support.studies import killable_study, reports, what_came_of
+    from tests.conftest import left_running
+    from tests.support.studies import killable_study, reports
     from tests.support.tiny import make_encoder
 
     draw = random.Random(seed)
     tree = killable_study(folder, [str(make_encoder(folder / f"encoder{number}", seed=number)) for number in range(2)], BUDGET)
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    print("an undisturbed study", flush=True)
-    undisturbed = Cli(environment_of(folder / "other"), folder)("tune", "-c", file, "--name", "whole", "--json", timeout_s=900)
-    if undisturbed.exit_code:
-        raise SystemExit(undisturbed.err)
-    wanted, order = what_came_of(undisturbed.json), reports(folder / "other", "whole")
+    whole = _undisturbed(folder, tree)
     found = []
     for number in range(studies):
         at_once = 1 + number % 2
-        file.write_text(yaml.safe_dump(tree | {"concurrent": at_once}), encoding="utf-8")
-        home, name = folder / f"home{number}", f"victim{number}"
-        with nodes(home) as cluster:
-            cli = Cli(cluster.env, folder)
-            victim = Victim(cli, cluster, home, name, file, draw)
-            _kill_some(victim, f"study {number}", draw, len(order))
-            ended = cli.finish(victim.process, timeout_s=900)
-        if ended.exit_code:
-            raise SystemExit(ended.err)
-        what = f"study {number}, {at_once} at once"
-        trials = ended.json["trials"]
+        what, home = f"study {number}, {at_once} at once", folder / f"home{number}"
+        ended = _under_kills(folder, tree | {"concurrent": at_once}, home, what, draw)
+        trials = ended["trials"]
         causes = [trial["cause"] for trial in trials if trial["state"] == "failed"]
-        twice = sum(count - 1 for count in Counter(reports(home, name)).values())
+        twice = sum(count - 1 for count in Counter(reports(home, "victim")).values())
         found += [
             Finding(what, "reports that came twice", float(twice), 0.0),
             Finding(what, "trials without an end", float(sum(trial["state"] == "unfinished" for trial in trials)), 0.0),
@@ -132,29 +151,22 @@ def prove(folder: Path, studies: int, seed: int) -> list[Finding]:
             Finding(what, "processes left", float(len(left_running(home))), 0.0),
         ]
         if at_once == 1:
-            differing = sum(one != other for one, other in zip(what_came_of(ended.json), wanted, strict=True))
-            found.append(Finding(what, "trials unlike the undisturbed ones", float(differing), 0.0))
+            found.append(Finding(what, "trials unlike the undisturbed ones", _differing(ended, whole), 0.0))
     return found
 
 
 def prove_population(folder: Path, studies: int, seed: int) -> list[Finding]:
     """The same of a population."""
-    from tests.conftest import Cli, environment_of, left_running
-    from tests.support.nodes import nodes
-    from tests.support.studies import reports, rows_of, tiny_population, what_came_of
+    from tests.conftest import left_running
+    from tests.support.studies import rows_of, tiny_population
     from tests.support.tiny import make_encoder
 
     draw = random.Random(seed)
     folder.mkdir()
     encoder = str(make_encoder(folder / "encoder", seed=7))
-    file = folder / "population.yaml"
     tree = tiny_population(folder, encoder, POPULATION_BUDGET, rates=(1e-2, 3e-3, 1e-3, 1e-9), workers=2, every=POPULATION_BUDGET // 4)
-    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    print("an undisturbed population", flush=True)
-    undisturbed = Cli(environment_of(folder / "other"), folder)("tune", "-c", file, "--name", "whole", "--json", timeout_s=900)
-    if undisturbed.exit_code:
-        raise SystemExit(undisturbed.err)
-    wanted, order, rows = what_came_of(undisturbed.json), reports(folder / "other", "whole"), rows_of(folder / "other", "whole")
+    whole = _undisturbed(folder, tree)
+    rows = rows_of(folder / "other", "whole")
     exploits = sum(len(row["exploits"]) for row in rows if row["event"] == "compared")
     # A member's stretch of several reports tells in each where it began.
     copies = len({(row["number"], row["copied_from"]) for row in rows if "copied_from" in row})
@@ -163,19 +175,11 @@ def prove_population(folder: Path, studies: int, seed: int) -> list[Finding]:
         Finding("the population", "exploits whose copy was not compared", float(exploits - copies), 0.0),
     ]
     for number in range(studies):
-        home, name = folder / f"home{number}", f"population{number}"
-        with nodes(home) as cluster:
-            cli = Cli(cluster.env, folder)
-            victim = Victim(cli, cluster, home, name, file, draw)
-            _kill_some(victim, f"population {number}", draw, len(order))
-            ended = cli.finish(victim.process, timeout_s=900)
-        if ended.exit_code:
-            raise SystemExit(ended.err)
-        what = f"population {number}"
-        differing = sum(one != other for one, other in zip(what_came_of(ended.json), wanted, strict=True))
+        what, home = f"population {number}", folder / f"home{number}"
+        ended = _under_kills(folder, tree, home, what, draw)
         found += [
-            Finding(what, "members unlike the undisturbed ones", float(differing), 0.0),
-            Finding(what, "winners' ways that differ", float(ended.json["lineage"] != undisturbed.json["lineage"]), 0.0),
+            Finding(what, "members unlike the undisturbed ones", _differing(ended, whole), 0.0),
+            Finding(what, "winners' ways that differ", float(ended["lineage"] != whole["lineage"]), 0.0),
             Finding(what, "processes left", float(len(left_running(home))), 0.0),
         ]
     return found
